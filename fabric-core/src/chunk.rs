@@ -1,0 +1,410 @@
+//! Chunks: up to 64 deliveries that travel and settle together.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_core::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::dead_letter::DeadLetterOffice;
+use crate::event::Event;
+use crate::group::Group;
+use crate::position::Position;
+use crate::time::Timestamp;
+use crate::{Error, ErrorKind, Result};
+
+/// The most deliveries in one chunk: one bit each.
+pub const MAX_CHUNK: usize = 64;
+
+/// How a settlement goes on after the delivery was claimed.
+pub enum Settled {
+    /// It is done.
+    Done(Result<()>),
+    /// It is under way. Dropping the future leaves open whether the broker hears of it.
+    Pending(BoxFuture<'static, Result<()>>),
+}
+
+impl fmt::Debug for Settled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
+            Self::Pending(_) => f.write_str("Pending"),
+        }
+    }
+}
+
+/// What settles the deliveries of one subscription, implemented by its backend.
+///
+/// Core has claimed the deliveries in `mask` (bit n is the chunk's delivery n) before it calls, so
+/// none is settled twice; where a call fails it gives the claim back.
+pub trait Settler: Send + Sync + 'static {
+    /// They are done. `complete` says that the chunk has no open delivery left.
+    fn ack(&self, chunk: &Arc<Chunk>, mask: u64, complete: bool) -> Settled;
+    /// They come again, after `delay` where one is given.
+    fn nack(&self, chunk: &Arc<Chunk>, mask: u64, nack: &Nack) -> Settled;
+    /// Their leases begin anew. Nothing was claimed.
+    fn progress(&self, chunk: &Arc<Chunk>, mask: u64) -> Settled;
+    /// They were dropped without a settlement. Nothing was claimed.
+    fn dropped(&self, chunk: &Arc<Chunk>, mask: u64);
+}
+
+/// How an event is given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Nack {
+    /// How long it stays away; at once if there is none.
+    pub delay: Option<Duration>,
+    /// Why, for the dead letter that it may become.
+    pub error: Option<String>,
+}
+
+impl Nack {
+    /// To come again at once.
+    #[must_use]
+    pub const fn now() -> Self {
+        Self { delay: None, error: None }
+    }
+
+    /// To come again after `delay`.
+    #[must_use]
+    pub const fn after(delay: Duration) -> Self {
+        Self { delay: Some(delay), error: None }
+    }
+
+    /// Says why, for the dead letter that it may become.
+    #[must_use]
+    pub fn because(mut self, error: impl fmt::Display) -> Self {
+        self.error = Some(error.to_string());
+        self
+    }
+}
+
+impl From<Duration> for Nack {
+    fn from(delay: Duration) -> Self {
+        Self::after(delay)
+    }
+}
+
+/// Where the events of a chunk lie in their streams.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Places {
+    /// Nowhere: nothing keeps them.
+    None,
+    /// One behind the other in the only partition of their topic.
+    Run {
+        /// Which life of the stream.
+        incarnation: u64,
+        /// The offset of the first.
+        first: u64,
+    },
+    /// Each for itself.
+    Each(Box<[Position]>),
+}
+
+/// What the broker says about a delivery, beside the event.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeliveryInfo {
+    /// How often the event was handed out, from 1; 0 where nobody counts.
+    pub attempt: u32,
+    /// Where it lies.
+    pub position: Option<Position>,
+    /// The group it was handed to.
+    pub group: Option<Group>,
+    /// When this process received it.
+    pub received: Timestamp,
+}
+
+/// Up to 64 deliveries: a range of events that may be shared with a backend's own store, and one
+/// bit each that says whether it was settled or lost.
+pub struct Chunk {
+    events: Arc<Vec<Event>>,
+    start: u32,
+    len: u32,
+    places: Places,
+    attempt: u32,
+    attempts: Option<Box<[u32]>>,
+    faults: Option<Box<[Option<Error>]>>,
+    received: Timestamp,
+    token: u64,
+    group: Option<Group>,
+    settler: Option<Arc<dyn Settler>>,
+    closed: AtomicU64,
+    handed: AtomicU32,
+    lost: OnceLock<Notify>,
+    office: OnceLock<Arc<DeadLetterOffice>>,
+    base: Option<Arc<Self>>,
+}
+
+impl Chunk {
+    /// The events `start..start + len` of `events`, with nothing to settle.
+    ///
+    /// # Panics
+    /// If the range is empty, longer than [`MAX_CHUNK`] or outside `events`.
+    #[must_use]
+    pub fn new(events: Arc<Vec<Event>>, start: usize, len: usize, received: Timestamp) -> Self {
+        assert!((1..=MAX_CHUNK).contains(&len) && start + len <= events.len());
+        Self {
+            events,
+            start: start as u32,
+            len: len as u32,
+            places: Places::None,
+            attempt: 0,
+            attempts: None,
+            faults: None,
+            received,
+            token: 0,
+            group: None,
+            settler: None,
+            closed: AtomicU64::new(0),
+            handed: AtomicU32::new(0),
+            lost: OnceLock::new(),
+            office: OnceLock::new(),
+            base: None,
+        }
+    }
+
+    /// One event.
+    #[must_use]
+    pub fn one(event: Event) -> Self {
+        Self::new(Arc::new(vec![event]), 0, 1, Timestamp::now())
+    }
+
+    /// Sets where the events lie.
+    #[must_use]
+    pub fn with_places(mut self, places: Places) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// Sets what settles them, for a group.
+    #[must_use]
+    pub fn with_settler(mut self, group: Group, settler: Arc<dyn Settler>) -> Self {
+        self.group = Some(group);
+        self.settler = Some(settler);
+        self
+    }
+
+    /// Sets one attempt number for all.
+    #[must_use]
+    pub const fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Sets the attempt number of each.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: Box<[u32]>) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Marks the event at `index` as one that cannot be read: a dead letter in a group, an error
+    /// in the stream without one.
+    #[must_use]
+    pub fn with_fault(mut self, index: usize, fault: Error) -> Self {
+        let len = self.len();
+        let faults = self.faults.get_or_insert_with(|| vec![None; len].into_boxed_slice());
+        faults[index] = Some(fault);
+        self
+    }
+
+    /// Sets the backend's own name for the chunk.
+    #[must_use]
+    pub const fn with_token(mut self, token: u64) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The same deliveries with other events; what settles one settles the other.
+    ///
+    /// # Panics
+    /// If there are not as many events as before.
+    #[must_use]
+    pub fn mapped(base: Arc<Self>, events: Vec<Event>) -> Self {
+        assert_eq!(events.len(), base.len());
+        let len = base.len();
+        let received = base.received;
+        Self { base: Some(base), ..Self::new(Arc::new(events), 0, len, received) }
+    }
+
+    /// How many deliveries it has.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a chunk is never empty")]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The events, in order.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events[self.start as usize..(self.start + self.len) as usize]
+    }
+
+    /// The bits of all its deliveries.
+    #[must_use]
+    pub const fn full_mask(&self) -> u64 {
+        u64::MAX >> (MAX_CHUNK as u32 - self.len)
+    }
+
+    /// The backend's own name for the chunk.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.base().token
+    }
+
+    /// The bits that are settled or lost.
+    #[must_use]
+    pub fn closed(&self) -> u64 {
+        self.base().closed.load(Ordering::Acquire)
+    }
+
+    /// How many of the first deliveries were handed to the user.
+    #[must_use]
+    pub fn handed(&self) -> u32 {
+        self.base().handed.load(Ordering::Acquire)
+    }
+
+    /// Takes the deliveries in `mask` back from their holder: what it settles from now on is stale.
+    /// Returns the bits that were still open, which are the caller's now.
+    pub fn revoke(&self, mask: u64) -> u64 {
+        let base = self.base();
+        let before = base.closed.fetch_or(mask, Ordering::AcqRel);
+        let revoked = mask & !before;
+        if revoked != 0
+            && let Some(lost) = base.lost.get()
+        {
+            lost.notify_waiters();
+        }
+        revoked
+    }
+
+    /// What is known of the delivery at `index`, beside the event.
+    #[must_use]
+    pub fn info(&self, index: usize) -> DeliveryInfo {
+        let base = self.base();
+        DeliveryInfo {
+            attempt: base.attempt(index),
+            position: base.position(index),
+            group: base.group.clone(),
+            received: base.received,
+        }
+    }
+
+    pub(crate) fn position(&self, index: usize) -> Option<Position> {
+        let base = self.base();
+        match &base.places {
+            Places::None => None,
+            Places::Run { incarnation, first } => {
+                let topic = base.events()[index].topic().clone();
+                Some(Position::new(topic, *incarnation, u128::from(*first) + index as u128))
+            }
+            Places::Each(each) => each.get(index).cloned(),
+        }
+    }
+
+    pub(crate) fn attempt(&self, index: usize) -> u32 {
+        let base = self.base();
+        base.attempts.as_ref().map_or(base.attempt, |each| each[index])
+    }
+
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.base().group.as_ref()
+    }
+
+    pub(crate) fn received(&self) -> Timestamp {
+        self.received
+    }
+
+    pub(crate) fn fault(&self, index: usize) -> Option<&Error> {
+        let own = self.faults.as_ref().and_then(|faults| faults[index].as_ref());
+        own.or_else(|| self.base.as_ref().and_then(|base| base.fault(index)))
+    }
+
+    pub(crate) fn hand_out(&self, count: u32) {
+        self.base().handed.store(count, Ordering::Release);
+    }
+
+    pub(crate) fn has_settler(&self) -> bool {
+        self.base().settler.is_some()
+    }
+
+    pub(crate) fn set_office(&self, office: &Arc<DeadLetterOffice>) {
+        // The innermost of several fabrics over one stack keeps the letters.
+        let _ = self.base().office.set(Arc::clone(office));
+    }
+
+    pub(crate) fn office(&self) -> Option<&Arc<DeadLetterOffice>> {
+        self.base().office.get()
+    }
+
+    /// Claims the open deliveries in `mask`; `Err` holds those that were not open any more.
+    pub(crate) fn claim(&self, mask: u64) -> (u64, bool) {
+        let base = self.base();
+        let before = base.closed.fetch_or(mask, Ordering::AcqRel);
+        (mask & !before, before | mask == base.full_mask())
+    }
+
+    /// Gives a claim back after a settlement failed.
+    pub(crate) fn unclaim(&self, mask: u64) {
+        self.base().closed.fetch_and(!mask, Ordering::AcqRel);
+    }
+
+    pub(crate) fn settle_with(
+        self: &Arc<Self>,
+        call: impl FnOnce(&dyn Settler, &Arc<Self>) -> Settled,
+    ) -> Settled {
+        let base = self.base.as_ref().map_or(self, |base| base.innermost());
+        match &base.settler {
+            Some(settler) => call(settler.as_ref(), base),
+            None => Settled::Done(Ok(())),
+        }
+    }
+
+    pub(crate) async fn lost(&self, mask: u64) {
+        let base = self.base();
+        let notify = base.lost.get_or_init(Notify::new);
+        loop {
+            let notified = notify.notified();
+            let mut notified = std::pin::pin!(notified);
+            notified.as_mut().enable();
+            if base.closed.load(Ordering::Acquire) & mask != 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn base(&self) -> &Self {
+        match &self.base {
+            None => self,
+            Some(base) => base.base(),
+        }
+    }
+
+    fn innermost(self: &Arc<Self>) -> &Arc<Self> {
+        self.base.as_ref().map_or(self, |base| base.innermost())
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("len", &self.len)
+            .field("places", &self.places)
+            .field("group", &self.group())
+            .field("closed", &format_args!("{:b}", self.closed()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// The error of a settlement that came after the lease had moved.
+pub(crate) fn stale() -> Error {
+    Error::new(
+        ErrorKind::StaleAck,
+        "the lease on this delivery ended before it was settled; the event belongs to another by now",
+    )
+}

@@ -1,0 +1,641 @@
+//! A delivery: a received event, its context and its settlement by value.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::future::BoxFuture;
+
+use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
+use crate::event::Event;
+use crate::group::Group;
+use crate::position::Position;
+use crate::time::Timestamp;
+use crate::{Error, Result};
+
+/// A received event.
+///
+/// In a group it is settled by [`ack`](Self::ack), [`nack`](Self::nack) or
+/// [`reject`](Self::reject), each of which consumes it. Dropping it settles nothing: the event
+/// comes again after the lease, and [`Fabric::stats`](crate::Fabric::stats) counts it. Without a
+/// group there is nothing to settle: `ack` answers `Ok`, the others `Unsupported`.
+#[must_use = "a delivery that is dropped without a settlement comes again"]
+pub struct Delivery {
+    chunk: Arc<Chunk>,
+    index: u32,
+    open: bool,
+}
+
+impl Delivery {
+    pub(crate) const fn new(chunk: Arc<Chunk>, index: u32) -> Self {
+        Self { chunk, index, open: true }
+    }
+
+    /// The event, to keep.
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.chunk.events()[self.index as usize]
+    }
+
+    /// How often the event was handed out, from 1; 0 where nobody counts.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.chunk.attempt(self.index as usize)
+    }
+
+    /// Whether it was handed out before.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.attempt() > 1
+    }
+
+    /// Where the event lies, if anything keeps it.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.chunk.position(self.index as usize)
+    }
+
+    /// The group it was handed to.
+    #[must_use]
+    pub fn group(&self) -> Option<&Group> {
+        self.chunk.group()
+    }
+
+    /// When this process received it.
+    #[must_use]
+    pub fn received_at(&self) -> Timestamp {
+        self.chunk.received()
+    }
+
+    /// All of the context at once.
+    #[must_use]
+    pub fn info(&self) -> DeliveryInfo {
+        self.chunk.info(self.index as usize)
+    }
+
+    /// Whether the lease still holds, as far as this process knows.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.chunk.closed() & self.mask() == 0
+    }
+
+    /// Resolves when the lease has ended and the event belongs to somebody else.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn lost(&self) {
+        self.chunk.lost(self.mask()).await;
+    }
+
+    /// Settles the event as done.
+    ///
+    /// # Errors
+    /// [`SettleError`], which holds the delivery to try again: `StaleAck` after the lease moved,
+    /// `Closed` after the fabric closed, or what the broker answered.
+    ///
+    /// # Cancel safety
+    /// Nothing happens before the first poll. Dropped later, the ack may or may not have been
+    /// sent; if not, the event comes again.
+    pub fn ack(self) -> Settling<Self> {
+        Settling::new(self, Verdict::Ack)
+    }
+
+    /// Gives the event back; others flow meanwhile.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack); `Unsupported` without a group. The nack of the last attempt that the
+    /// group allows keeps a dead letter and fails where that cannot be kept.
+    ///
+    /// # Cancel safety
+    /// As [`ack`](Self::ack).
+    pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
+        Settling::new(self, Verdict::Nack(nack.into()))
+    }
+
+    /// Sends the event to the group's dead letters, with the reason: first the copy is confirmed,
+    /// then the original is settled.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack); `Unsupported` without a group or dead letters.
+    ///
+    /// # Cancel safety
+    /// Dropped midway, the dead letter may be there and the event come again: at least one copy,
+    /// never none.
+    pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
+        Settling::new(self, Verdict::Reject(reason.to_string()))
+    }
+
+    /// Begins the lease anew: the work goes on.
+    ///
+    /// # Errors
+    /// `StaleAck` after the lease moved; `Unsupported` where leases cannot be extended.
+    ///
+    /// # Cancel safety
+    /// The lease may or may not have been extended.
+    pub async fn progress(&self) -> Result<()> {
+        if !self.chunk.has_settler() {
+            return Err(nothing_to_settle("extending a lease"));
+        }
+        if !self.is_live() {
+            return Err(stale());
+        }
+        match self.chunk.settle_with(|settler, chunk| settler.progress(chunk, self.mask())) {
+            Settled::Done(result) => result,
+            Settled::Pending(pending) => pending.await,
+        }
+    }
+
+    const fn mask(&self) -> u64 {
+        1 << self.index
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        self.event()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.open && self.chunk.has_settler() {
+            drop_unsettled(&self.chunk, self.mask());
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("event", self.event())
+            .field("attempt", &self.attempt())
+            .field("group", &self.group())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Several deliveries that settle together; at most as many as were asked for.
+#[derive(Default)]
+#[must_use = "deliveries that are dropped without a settlement come again"]
+pub struct DeliveryBatch {
+    parts: Vec<Part>,
+    len: usize,
+}
+
+struct Part {
+    chunk: Arc<Chunk>,
+    mask: u64,
+}
+
+impl DeliveryBatch {
+    pub(crate) fn push(&mut self, chunk: &Arc<Chunk>, index: u32) {
+        self.len += 1;
+        match self.parts.last_mut() {
+            Some(part) if Arc::ptr_eq(&part.chunk, chunk) => part.mask |= 1 << index,
+            _ => self.parts.push(Part { chunk: Arc::clone(chunk), mask: 1 << index }),
+        }
+    }
+
+    /// How many deliveries it has.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The events, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.parts.iter().flat_map(|part| bits(part.mask).map(|n| &part.chunk.events()[n as usize]))
+    }
+
+    /// The context of each delivery, in order.
+    pub fn infos(&self) -> impl Iterator<Item = DeliveryInfo> + '_ {
+        self.parts.iter().flat_map(|part| bits(part.mask).map(|n| part.chunk.info(n as usize)))
+    }
+
+    /// The deliveries that `belongs` says yes to, and the others.
+    pub fn partition(mut self, mut belongs: impl FnMut(&Event) -> bool) -> (Self, Self) {
+        let (mut yes, mut no) = (Self::default(), Self::default());
+        for part in std::mem::take(&mut self.parts) {
+            for n in bits(part.mask) {
+                let side = if belongs(&part.chunk.events()[n as usize]) { &mut yes } else { &mut no };
+                side.push(&part.chunk, n);
+            }
+        }
+        (yes, no)
+    }
+
+    /// The deliveries one by one.
+    #[must_use]
+    pub fn into_deliveries(mut self) -> Vec<Delivery> {
+        let parts = std::mem::take(&mut self.parts);
+        parts
+            .iter()
+            .flat_map(|part| bits(part.mask).map(|n| Delivery::new(Arc::clone(&part.chunk), n)))
+            .collect()
+    }
+
+    /// Settles all of them as done.
+    ///
+    /// # Errors
+    /// [`SettleError`] with those that could not be settled; the others are.
+    ///
+    /// # Cancel safety
+    /// As [`Delivery::ack`], each for itself.
+    pub fn ack(self) -> Settling<Self> {
+        Settling::new(self, Verdict::Ack)
+    }
+
+    /// Gives all of them back.
+    ///
+    /// # Errors
+    /// As [`Delivery::nack`], with those that could not be settled.
+    ///
+    /// # Cancel safety
+    /// As [`Delivery::ack`], each for itself.
+    pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
+        Settling::new(self, Verdict::Nack(nack.into()))
+    }
+
+    /// Sends all of them to the group's dead letters.
+    ///
+    /// # Errors
+    /// As [`Delivery::reject`], with those that could not be settled.
+    ///
+    /// # Cancel safety
+    /// As [`Delivery::reject`], each for itself.
+    pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
+        Settling::new(self, Verdict::Reject(reason.to_string()))
+    }
+}
+
+impl Drop for DeliveryBatch {
+    fn drop(&mut self) {
+        for part in &self.parts {
+            if part.chunk.has_settler() {
+                drop_unsettled(&part.chunk, part.mask);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for DeliveryBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+fn drop_unsettled(chunk: &Arc<Chunk>, mask: u64) {
+    let open = mask & !chunk.closed();
+    if open != 0 {
+        if let Some(office) = chunk.office() {
+            office.stats().add_dropped(u64::from(open.count_ones()));
+        }
+        chunk.settle_with(|settler, chunk| {
+            settler.dropped(chunk, open);
+            Settled::Done(Ok(()))
+        });
+    }
+}
+
+fn bits(mut mask: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let bit = mask.trailing_zeros();
+            mask &= mask - 1;
+            bit
+        })
+    })
+}
+
+/// A settlement that failed, with the delivery to try again.
+pub struct SettleError<D = Delivery> {
+    /// What failed.
+    pub error: Error,
+    /// What could not be settled.
+    pub delivery: D,
+}
+
+impl<D> fmt::Debug for SettleError<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<D> fmt::Display for SettleError<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<D> std::error::Error for SettleError<D> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+impl<D> From<SettleError<D>> for Error {
+    fn from(failed: SettleError<D>) -> Self {
+        failed.error
+    }
+}
+
+enum Verdict {
+    Ack,
+    Nack(Nack),
+    Reject(String),
+}
+
+impl Verdict {
+    const fn operation(&self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Nack(_) => "nack",
+            Self::Reject(_) => "reject",
+        }
+    }
+}
+
+/// A settlement under way: a future of `Ok(())` or a [`SettleError`] that holds the delivery.
+///
+/// Nothing happens before it is first polled.
+#[must_use = "a settlement happens when it is awaited"]
+pub struct Settling<D: Settle> {
+    subject: Option<D>,
+    verdict: Verdict,
+    pending: Option<BoxFuture<'static, (D, Result<()>)>>,
+}
+
+impl<D: Settle> Settling<D> {
+    const fn new(subject: D, verdict: Verdict) -> Self {
+        Self { subject: Some(subject), verdict, pending: None }
+    }
+}
+
+impl<D: Settle> Future for Settling<D> {
+    type Output = std::result::Result<(), SettleError<D>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Some(subject) = this.subject.take() {
+            match subject.settle(std::mem::replace(&mut this.verdict, Verdict::Ack)) {
+                Progress::Done(result) => return Poll::Ready(result),
+                Progress::Pending(pending) => this.pending = Some(pending),
+            }
+        }
+        let Some(pending) = &mut this.pending else { return Poll::Pending };
+        pending.as_mut().poll(cx).map(|(delivery, result)| {
+            result.map_err(|error| SettleError { error, delivery })
+        })
+    }
+}
+
+impl<D: Settle> Unpin for Settling<D> {}
+
+impl<D: Settle> fmt::Debug for Settling<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.verdict.operation())
+    }
+}
+
+/// A settlement after its first step.
+pub enum Progress<D> {
+    #[doc(hidden)]
+    Done(std::result::Result<(), SettleError<D>>),
+    #[doc(hidden)]
+    Pending(BoxFuture<'static, (D, Result<()>)>),
+}
+
+mod sealed {
+    pub trait Sealed: Sized + Send + 'static {
+        fn settle(self, verdict: super::Verdict) -> super::Progress<Self>;
+    }
+}
+use sealed::Sealed;
+
+/// What can be settled: a delivery or a batch of them. Sealed.
+#[expect(private_bounds, reason = "nobody else settles")]
+pub trait Settle: Sealed {}
+impl Settle for Delivery {}
+impl Settle for DeliveryBatch {}
+
+impl Sealed for Delivery {
+    fn settle(mut self, verdict: Verdict) -> Progress<Self> {
+        let mask = self.mask();
+        match settle_part(&self.chunk, mask, verdict) {
+            PartProgress::Done(Ok(())) => {
+                self.open = false;
+                Progress::Done(Ok(()))
+            }
+            PartProgress::Done(Err(error)) => {
+                let error = self.describe(error);
+                Progress::Done(Err(SettleError { error, delivery: self }))
+            }
+            PartProgress::Pending(pending) => Progress::Pending(Box::pin(async move {
+                let result = pending.await.map_err(|error| self.describe(error));
+                self.open = result.is_err();
+                (self, result)
+            })),
+        }
+    }
+}
+
+impl Delivery {
+    fn describe(&self, error: Error) -> Error {
+        let error = error.with("topic", self.topic()).with("id", self.id());
+        match self.group() {
+            Some(group) => error.with("group", group),
+            None => error,
+        }
+    }
+}
+
+impl Sealed for DeliveryBatch {
+    fn settle(mut self, verdict: Verdict) -> Progress<Self> {
+        if let Verdict::Ack = verdict
+            && let [part] = self.parts.as_slice()
+        {
+            match settle_part(&part.chunk, part.mask, Verdict::Ack) {
+                PartProgress::Done(Ok(())) => {
+                    self.parts.clear();
+                    return Progress::Done(Ok(()));
+                }
+                PartProgress::Done(Err(error)) => {
+                    return Progress::Done(Err(SettleError { error, delivery: self }));
+                }
+                PartProgress::Pending(pending) => {
+                    return Progress::Pending(Box::pin(async move {
+                        let result = pending.await;
+                        if result.is_ok() {
+                            self.parts.clear();
+                        }
+                        (self, result)
+                    }));
+                }
+            }
+        }
+        Progress::Pending(Box::pin(async move {
+            let mut failed = None;
+            let mut left = Self::default();
+            for part in std::mem::take(&mut self.parts) {
+                // Dead letters are kept one by one; acks and plain nacks go by the part.
+                let whole = matches!(verdict, Verdict::Ack);
+                let masks: Vec<u64> = if whole {
+                    vec![part.mask]
+                } else {
+                    bits(part.mask).map(|n| 1 << n).collect()
+                };
+                for mask in masks {
+                    let verdict = match &verdict {
+                        Verdict::Ack => Verdict::Ack,
+                        Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
+                        Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
+                    };
+                    let result = match settle_part(&part.chunk, mask, verdict) {
+                        PartProgress::Done(result) => result,
+                        PartProgress::Pending(pending) => pending.await,
+                    };
+                    if let Err(error) = result {
+                        failed = Some(error);
+                        bits(mask).for_each(|n| left.push(&part.chunk, n));
+                    }
+                }
+            }
+            (left, failed.map_or(Ok(()), Err))
+        }))
+    }
+}
+
+enum PartProgress {
+    Done(Result<()>),
+    Pending(BoxFuture<'static, Result<()>>),
+}
+
+/// Settles the deliveries in `mask` of one chunk.
+fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    let operation = verdict.operation();
+    if !chunk.has_settler() {
+        return PartProgress::Done(match verdict {
+            Verdict::Ack => Ok(()),
+            Verdict::Nack(_) => Err(nothing_to_settle("nack")),
+            Verdict::Reject(_) => Err(nothing_to_settle("reject")),
+        });
+    }
+    let settled = match verdict {
+        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+            chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
+        }),
+        Verdict::Nack(nack) => {
+            let index = mask.trailing_zeros() as usize;
+            match chunk.office() {
+                Some(office) if office.is_last(chunk.attempt(index)) => {
+                    let error = nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
+                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error)
+                }
+                _ => claimed(chunk, mask, |chunk, mask, _| {
+                    chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
+                }),
+            }
+        }
+        Verdict::Reject(reason) => match chunk.office() {
+            Some(office) => {
+                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason)
+            }
+            None => Settled::Done(Err(nothing_to_settle("dead letters"))),
+        },
+    };
+    let operation_of = move |error: Error| error.with_operation(operation);
+    match settled {
+        Settled::Done(result) => PartProgress::Done(result.map_err(operation_of)),
+        Settled::Pending(pending) => {
+            PartProgress::Pending(Box::pin(async move { pending.await.map_err(operation_of) }))
+        }
+    }
+}
+
+/// Claims the deliveries, settles them, and gives the claim back where that failed.
+fn claimed(
+    chunk: &Arc<Chunk>,
+    mask: u64,
+    settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
+) -> Settled {
+    let (open, complete) = chunk.claim(mask);
+    let moved = open != mask;
+    if moved && let Some(office) = chunk.office() {
+        office.stats().add_stale(u64::from((mask & !open).count_ones()));
+    }
+    if open == 0 {
+        return Settled::Done(Err(stale()));
+    }
+    let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
+    match settle(chunk, open, complete) {
+        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Err(error)) => {
+            chunk.unclaim(open);
+            Settled::Done(Err(error))
+        }
+        Settled::Pending(pending) => {
+            let chunk = Arc::clone(chunk);
+            Settled::Pending(Box::pin(async move {
+                let result = pending.await;
+                if result.is_err() {
+                    chunk.unclaim(open);
+                }
+                answer(result)
+            }))
+        }
+    }
+}
+
+/// Keeps one delivery as a dead letter, then settles it.
+fn bury(
+    chunk: &Arc<Chunk>,
+    mask: u64,
+    office: Arc<DeadLetterOffice>,
+    reason: DeadLetterReason,
+    error: String,
+) -> Settled {
+    if chunk.closed() & mask != 0 {
+        office.stats().add_stale(1);
+        return Settled::Done(Err(stale()));
+    }
+    let chunk = Arc::clone(chunk);
+    Settled::Pending(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error).await }))
+}
+
+/// As `bury`, for events that were never handed out.
+pub(crate) async fn bury_now(
+    chunk: &Arc<Chunk>,
+    mask: u64,
+    office: &Arc<DeadLetterOffice>,
+    reason: DeadLetterReason,
+    error: String,
+) -> Result<()> {
+    let index = mask.trailing_zeros() as usize;
+    office.keep(chunk.events()[index].clone(), chunk.info(index), reason, error).await?;
+    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+        chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
+    });
+    match settled {
+        Settled::Done(result) => result,
+        Settled::Pending(pending) => pending.await,
+    }
+}
+
+fn nothing_to_settle(what: &str) -> Error {
+    Error::new(
+        crate::ErrorKind::Unsupported,
+        format!("there is no {what} without a group: nothing is kept for this subscription"),
+    )
+}
