@@ -149,7 +149,7 @@ fn names<'a>(backends: impl Iterator<Item = &'a Backend>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest;
+    use crate::{help, manifest};
 
     #[test]
     fn features_that_lead_to_a_broker_are_left_out() {
@@ -165,6 +165,11 @@ mod tests {
             features_without_needs(&features),
             ["default", "memory", "json"]
         );
+    }
+
+    #[test]
+    fn the_help_names_every_backend() {
+        assert!(help::TEST.contains(&names(BACKENDS.iter())));
     }
 
     #[test]

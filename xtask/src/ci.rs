@@ -35,7 +35,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     });
     steps.run("memory alone needs no C", || without_c::check(workspace));
     if has_cargo_deny(workspace) {
-        steps.run("licences and sources", || run("deny check"));
+        steps.run("licences and sources", || {
+            run("deny check licenses bans sources")
+        });
     } else {
         steps.not_run("licences and sources", "cargo-deny is not installed");
     }
