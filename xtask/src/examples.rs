@@ -1,0 +1,64 @@
+//! The examples of `fabric`: every one is run, so none can rot.
+
+use std::time::Duration;
+
+use crate::backends::Backend;
+use crate::cargo::{self, cargo};
+use crate::error::{Error, Result};
+use crate::steps::Steps;
+use crate::workspace::Workspace;
+
+/// What an example is given on its command line. Those not listed are given nothing.
+const ARGUMENTS: &[(&str, &str)] = &[];
+
+/// Far more than any example needs; one that hangs must not hang us.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs every example in `fabric/examples` on the backends that need no broker.
+pub(crate) fn run_all(workspace: &Workspace, features: &str, steps: &mut Steps) -> Result<()> {
+    let names = workspace.expect_member("fabric")?.targets("examples")?;
+    if let Some((stale, _)) = ARGUMENTS
+        .iter()
+        .find(|(name, _)| !names.iter().any(|n| n == name))
+    {
+        return Err(Error::new(format!(
+            "arguments are listed for `{stale}`, which is no example"
+        )));
+    }
+    if names.is_empty() {
+        steps.not_run("examples", "fabric/examples has none");
+        return Ok(());
+    }
+    let built = steps.run("build the examples", || {
+        cargo::run(&mut cargo(
+            workspace,
+            &format!("build -p fabric {features} --examples"),
+        ))
+    });
+    if !built {
+        return Ok(());
+    }
+    for name in names {
+        let listed = ARGUMENTS.iter().find(|(listed, _)| *listed == name);
+        let args = listed.map_or("", |(_, args)| args);
+        steps.run(&format!("example {name}"), || {
+            run_one(workspace, features, &name, args)
+        });
+    }
+    Ok(())
+}
+
+/// Runs the quickstart against one backend.
+pub(crate) fn run_quickstart(workspace: &Workspace, backend: &Backend, url: &str) -> Result<()> {
+    run_one(
+        workspace,
+        &format!("--features {}", backend.name),
+        "quickstart",
+        url,
+    )
+}
+
+fn run_one(workspace: &Workspace, features: &str, name: &str, args: &str) -> Result<()> {
+    let line = format!("run -q -p fabric {features} --example {name} -- {args}");
+    cargo::run_within(&mut cargo(workspace, &line), LIMIT)
+}
