@@ -9,11 +9,11 @@ use futures_core::future::BoxFuture;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::Result;
 use crate::event::{Event, Stamp};
 use crate::position::Position;
 use crate::time::Now;
 use crate::topic::Topic;
-use crate::Result;
 
 /// Events that are handed to a backend together, in order, with what the call asked for.
 ///
@@ -138,7 +138,13 @@ pub struct Outcomes(Repr);
 enum Repr {
     One(Result<Receipt>),
     /// Neighbours in one stream: told apart by number when somebody looks.
-    Run { topic: Topic, incarnation: u64, first: u64, count: usize, routed: bool },
+    Run {
+        topic: Topic,
+        incarnation: u64,
+        first: u64,
+        count: usize,
+        routed: bool,
+    },
     Each(Vec<Result<Receipt>>),
 }
 
@@ -151,7 +157,13 @@ impl Outcomes {
 
     /// `count` events stored one behind the other from `first` on.
     #[must_use]
-    pub const fn run(topic: Topic, incarnation: u64, first: u64, count: usize, routed: bool) -> Self {
+    pub const fn run(
+        topic: Topic,
+        incarnation: u64,
+        first: u64,
+        count: usize,
+        routed: bool,
+    ) -> Self {
         Self(Repr::Run { topic, incarnation, first, count, routed })
     }
 
@@ -160,7 +172,9 @@ impl Outcomes {
         let mut results = results.into_iter();
         match (results.next(), results.next()) {
             (Some(only), None) => Self::one(only),
-            (first, second) => Self(Repr::Each(first.into_iter().chain(second).chain(results).collect())),
+            (first, second) => {
+                Self(Repr::Each(first.into_iter().chain(second).chain(results).collect()))
+            }
         }
     }
 
@@ -222,7 +236,9 @@ impl fmt::Debug for Repr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::One(result) => result.fmt(f),
-            Self::Run { topic, first, count, .. } => write!(f, "{count} stored in {topic} from {first}"),
+            Self::Run { topic, first, count, .. } => {
+                write!(f, "{count} stored in {topic} from {first}")
+            }
             Self::Each(results) => results.fmt(f),
         }
     }

@@ -101,7 +101,7 @@ impl Delivery {
     /// Nothing happens before the first poll. Dropped later, the ack may or may not have been
     /// sent; if not, the event comes again.
     pub fn ack(self) -> Settling<Self> {
-        Settling::new(self, Verdict::Ack)
+        Settling::new(self, Verdict::Ack, Self::settle)
     }
 
     /// Gives the event back; others flow meanwhile.
@@ -113,7 +113,7 @@ impl Delivery {
     /// # Cancel safety
     /// As [`ack`](Self::ack).
     pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
-        Settling::new(self, Verdict::Nack(nack.into()))
+        Settling::new(self, Verdict::Nack(nack.into()), Self::settle)
     }
 
     /// Sends the event to the group's dead letters, with the reason: first the copy is confirmed,
@@ -126,7 +126,7 @@ impl Delivery {
     /// Dropped midway, the dead letter may be there and the event come again: at least one copy,
     /// never none.
     pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
-        Settling::new(self, Verdict::Reject(reason.to_string()))
+        Settling::new(self, Verdict::Reject(reason.to_string()), Self::settle)
     }
 
     /// Begins the lease anew: the work goes on.
@@ -147,6 +147,11 @@ impl Delivery {
             Settled::Done(result) => result,
             Settled::Pending(pending) => pending.await,
         }
+    }
+
+    pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
+        self.open = false;
+        batch.push(&self.chunk, self.index);
     }
 
     const fn mask(&self) -> u64 {
@@ -202,6 +207,21 @@ impl DeliveryBatch {
         }
     }
 
+    /// The first `max` deliveries, and the others.
+    pub(crate) fn split(mut self, max: usize) -> (Self, Self) {
+        if self.len <= max {
+            return (self, Self::default());
+        }
+        let (mut first, mut rest) = (Self::default(), Self::default());
+        for part in std::mem::take(&mut self.parts) {
+            for n in bits(part.mask) {
+                let side = if first.len < max { &mut first } else { &mut rest };
+                side.push(&part.chunk, n);
+            }
+        }
+        (first, rest)
+    }
+
     /// How many deliveries it has.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -229,7 +249,8 @@ impl DeliveryBatch {
         let (mut yes, mut no) = (Self::default(), Self::default());
         for part in std::mem::take(&mut self.parts) {
             for n in bits(part.mask) {
-                let side = if belongs(&part.chunk.events()[n as usize]) { &mut yes } else { &mut no };
+                let side =
+                    if belongs(&part.chunk.events()[n as usize]) { &mut yes } else { &mut no };
                 side.push(&part.chunk, n);
             }
         }
@@ -254,7 +275,7 @@ impl DeliveryBatch {
     /// # Cancel safety
     /// As [`Delivery::ack`], each for itself.
     pub fn ack(self) -> Settling<Self> {
-        Settling::new(self, Verdict::Ack)
+        Settling::new(self, Verdict::Ack, Self::settle)
     }
 
     /// Gives all of them back.
@@ -265,7 +286,7 @@ impl DeliveryBatch {
     /// # Cancel safety
     /// As [`Delivery::ack`], each for itself.
     pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
-        Settling::new(self, Verdict::Nack(nack.into()))
+        Settling::new(self, Verdict::Nack(nack.into()), Self::settle)
     }
 
     /// Sends all of them to the group's dead letters.
@@ -276,7 +297,7 @@ impl DeliveryBatch {
     /// # Cancel safety
     /// As [`Delivery::reject`], each for itself.
     pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
-        Settling::new(self, Verdict::Reject(reason.to_string()))
+        Settling::new(self, Verdict::Reject(reason.to_string()), Self::settle)
     }
 }
 
@@ -371,66 +392,63 @@ impl Verdict {
 ///
 /// Nothing happens before it is first polled.
 #[must_use = "a settlement happens when it is awaited"]
-pub struct Settling<D: Settle> {
-    subject: Option<D>,
-    verdict: Verdict,
-    pending: Option<BoxFuture<'static, (D, Result<()>)>>,
-}
+pub struct Settling<D>(Stage<D>);
 
-impl<D: Settle> Settling<D> {
-    const fn new(subject: D, verdict: Verdict) -> Self {
-        Self { subject: Some(subject), verdict, pending: None }
-    }
-}
-
-impl<D: Settle> Future for Settling<D> {
-    type Output = std::result::Result<(), SettleError<D>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if let Some(subject) = this.subject.take() {
-            match subject.settle(std::mem::replace(&mut this.verdict, Verdict::Ack)) {
-                Progress::Done(result) => return Poll::Ready(result),
-                Progress::Pending(pending) => this.pending = Some(pending),
-            }
-        }
-        let Some(pending) = &mut this.pending else { return Poll::Pending };
-        pending.as_mut().poll(cx).map(|(delivery, result)| {
-            result.map_err(|error| SettleError { error, delivery })
-        })
-    }
-}
-
-impl<D: Settle> Unpin for Settling<D> {}
-
-impl<D: Settle> fmt::Debug for Settling<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.verdict.operation())
-    }
+enum Stage<D> {
+    Start(D, Verdict, fn(D, Verdict) -> Progress<D>),
+    Pending(BoxFuture<'static, (D, Result<()>)>),
+    Over,
 }
 
 /// A settlement after its first step.
-pub enum Progress<D> {
-    #[doc(hidden)]
+enum Progress<D> {
     Done(std::result::Result<(), SettleError<D>>),
-    #[doc(hidden)]
     Pending(BoxFuture<'static, (D, Result<()>)>),
 }
 
-mod sealed {
-    pub trait Sealed: Sized + Send + 'static {
-        fn settle(self, verdict: super::Verdict) -> super::Progress<Self>;
+impl<D> Settling<D> {
+    const fn new(subject: D, verdict: Verdict, settle: fn(D, Verdict) -> Progress<D>) -> Self {
+        Self(Stage::Start(subject, verdict, settle))
     }
 }
-use sealed::Sealed;
 
-/// What can be settled: a delivery or a batch of them. Sealed.
-#[expect(private_bounds, reason = "nobody else settles")]
-pub trait Settle: Sealed {}
-impl Settle for Delivery {}
-impl Settle for DeliveryBatch {}
+impl<D> Unpin for Settling<D> {}
 
-impl Sealed for Delivery {
+impl<D> Future for Settling<D> {
+    type Output = std::result::Result<(), SettleError<D>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut pending = match std::mem::replace(&mut self.0, Stage::Over) {
+            Stage::Over => return Poll::Pending,
+            Stage::Pending(pending) => pending,
+            Stage::Start(subject, verdict, settle) => match settle(subject, verdict) {
+                Progress::Done(result) => return Poll::Ready(result),
+                Progress::Pending(pending) => pending,
+            },
+        };
+        match pending.as_mut().poll(cx) {
+            Poll::Ready((delivery, result)) => {
+                Poll::Ready(result.map_err(|error| SettleError { error, delivery }))
+            }
+            Poll::Pending => {
+                self.0 = Stage::Pending(pending);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<D> fmt::Debug for Settling<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Stage::Start(_, verdict, _) => f.write_str(verdict.operation()),
+            Stage::Pending(_) => f.write_str("Settling"),
+            Stage::Over => f.write_str("settled"),
+        }
+    }
+}
+
+impl Delivery {
     fn settle(mut self, verdict: Verdict) -> Progress<Self> {
         let mask = self.mask();
         match settle_part(&self.chunk, mask, verdict) {
@@ -461,7 +479,7 @@ impl Delivery {
     }
 }
 
-impl Sealed for DeliveryBatch {
+impl DeliveryBatch {
     fn settle(mut self, verdict: Verdict) -> Progress<Self> {
         if let Verdict::Ack = verdict
             && let [part] = self.parts.as_slice()
@@ -491,11 +509,8 @@ impl Sealed for DeliveryBatch {
             for part in std::mem::take(&mut self.parts) {
                 // Dead letters are kept one by one; acks and plain nacks go by the part.
                 let whole = matches!(verdict, Verdict::Ack);
-                let masks: Vec<u64> = if whole {
-                    vec![part.mask]
-                } else {
-                    bits(part.mask).map(|n| 1 << n).collect()
-                };
+                let masks: Vec<u64> =
+                    if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
                 for mask in masks {
                     let verdict = match &verdict {
                         Verdict::Ack => Verdict::Ack,
@@ -540,7 +555,8 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
             let index = mask.trailing_zeros() as usize;
             match chunk.office() {
                 Some(office) if office.is_last(chunk.attempt(index)) => {
-                    let error = nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
+                    let error =
+                        nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error)
                 }
                 _ => claimed(chunk, mask, |chunk, mask, _| {

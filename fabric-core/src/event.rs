@@ -172,8 +172,8 @@ pub(crate) struct Stamp {
 
 impl Stamp {
     pub(crate) fn new(source: Option<&str>) -> Self {
-        let template = source
-            .map(|source| Arc::new(Extra { source: Some(source.into()), ..Extra::NONE }));
+        let template =
+            source.map(|source| Arc::new(Extra { source: Some(source.into()), ..Extra::NONE }));
         Self { template }
     }
 }
@@ -585,7 +585,9 @@ mod tests {
     fn a_traceparent_is_checked() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert!(TraceContext::new(good).is_ok());
-        for bad in ["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", &good.to_uppercase()] {
+        for bad in
+            ["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", &good.to_uppercase()]
+        {
             assert_eq!(TraceContext::new(bad).unwrap_err().kind(), ErrorKind::InvalidEvent);
         }
     }

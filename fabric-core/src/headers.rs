@@ -167,8 +167,7 @@ pub fn is_reserved(name: &str) -> bool {
 impl PartialEq for Headers {
     /// Equal maps: same names without regard to case, same values.
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len()
-            && self.iter().all(|(name, value)| other.get(name) == Some(value))
+        self.len() == other.len() && self.iter().all(|(name, value)| other.get(name) == Some(value))
     }
 }
 

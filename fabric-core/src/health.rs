@@ -41,11 +41,7 @@ impl Health {
     /// Working, but.
     #[must_use]
     pub fn degraded(latency: Duration, reason: impl Into<String>) -> Self {
-        Self {
-            status: HealthStatus::Degraded,
-            reason: Some(reason.into()),
-            ..Self::up(latency)
-        }
+        Self { status: HealthStatus::Degraded, reason: Some(reason.into()), ..Self::up(latency) }
     }
 
     /// Not working, and why.

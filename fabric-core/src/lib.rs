@@ -1,16 +1,80 @@
-//! The contract of Event Fabric.
+//! The contract of Event Fabric: events, topics, the backend trait, layers.
 
+mod backend;
+mod batch;
+mod capabilities;
+mod chunk;
+mod dead_letter;
+mod delivery;
 mod error;
+mod event;
+mod fabric;
 mod group;
+mod headers;
+mod health;
+mod id;
+mod info;
+mod layer;
 mod name;
+mod notice;
+mod options;
 mod pattern;
+mod payload;
+mod position;
 mod prefix;
+mod request;
+mod stats;
+mod subscription;
+mod time;
 mod topic;
 mod trie;
+mod typed;
 
+pub mod clock {
+    //! One clock for timers and timestamps; it follows tokio's, also where that is paused.
+    pub use crate::time::{Now, far_future, instant_at, wall_at};
+}
+
+pub mod header {
+    //! Rules and well-known names of headers.
+    pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};
+}
+
+pub use backend::{
+    AdminBackend, Backend, DynAdmin, DynBackend, DynGroups, DynReplay, DynRequestReply,
+    GroupsBackend, ReplayBackend, RequestReplyBackend, SharedBackend,
+};
+pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
+pub use capabilities::{Ability, Capabilities, Support};
+pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
+pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
 pub use error::{Error, ErrorKind, Result, RetryClass};
+pub use event::{
+    DEFAULT_CONTENT_TYPE, Event, EventBuilder, IntoEvent, Priority, TraceContext, default_source,
+};
+pub use fabric::{
+    Admin, AskFor, Confirm, DEFAULT_IN_FLIGHT, Fabric, Groups, Publish, PublishAll, ReplayRequest,
+    ResponderBuilder, SCOPE_DEADLINE, Submit, Subscribe,
+};
 pub use group::Group;
+pub use headers::Headers;
+pub use health::{Health, HealthStatus};
+pub use id::{EventId, MAX_ID_LEN};
+pub use info::{BackendInfo, GroupInfo, SubscriptionInfo, TopicInfo, TopicLag, Trim};
+pub use layer::Layer;
+pub use notice::{Notice, NoticeKind, NoticeSender, Notices};
+pub use options::{
+    AckMode, DEFAULT_ACK_WAIT, End, GroupDefinition, ReplayOptions, SubscribeOptions, WhenFull,
+};
 pub use pattern::{IntoPattern, IntoPatterns, Pattern, Patterns};
+pub use payload::{MemoryKind, Payload, Region};
+pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;
+pub use request::{IntoRequest, Replier, Request, Requests, RespondOptions, remote_error};
+pub use stats::StatsSnapshot;
+pub use subscription::{Replay, Source, Subscription};
+pub use time::Timestamp;
 pub use topic::{IntoTopic, Topic};
 pub use trie::PatternTrie;
+pub use typed::{Typed, TypedEvent, TypedRequest};

@@ -8,10 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 
+use crate::Error;
 use crate::group::Group;
 use crate::time::Timestamp;
 use crate::topic::Topic;
-use crate::Error;
 
 /// How many notices a listener that does not read keeps; older ones are dropped and counted.
 const BOUND: usize = 256;
@@ -123,7 +123,7 @@ impl NoticeSender {
     pub fn listen(&self) -> Notices {
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inbox));
-        Notices { inbox, _sender: self.clone() }
+        Notices { inbox, _sender: self.clone(), other: None }
     }
 }
 
@@ -150,17 +150,30 @@ impl fmt::Debug for NoticeSender {
 pub struct Notices {
     inbox: Arc<Mutex<Inbox>>,
     _sender: NoticeSender,
+    other: Option<Box<Self>>,
 }
 
 impl Notices {
+    /// Both at once; they end when the first does.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.other = Some(Box::new(match self.other.take() {
+            Some(mine) => mine.and(other),
+            None => other,
+        }));
+        self
+    }
+
     /// The notice that is there already, if one is.
     pub fn try_next(&mut self) -> Option<Notice> {
+        self.try_own().or_else(|| self.other.as_mut()?.try_next())
+    }
+
+    fn try_own(&mut self) -> Option<Notice> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut inbox.missed) {
             0 => inbox.queue.pop_front(),
-            count => {
-                Some(Notice { time: Timestamp::now(), kind: NoticeKind::Missed { count } })
-            }
+            count => Some(Notice { time: Timestamp::now(), kind: NoticeKind::Missed { count } }),
         }
     }
 }
@@ -170,6 +183,11 @@ impl Stream for Notices {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Notice>> {
         if let Some(notice) = self.try_next() {
+            return Poll::Ready(Some(notice));
+        }
+        if let Some(other) = &mut self.other
+            && let Poll::Ready(Some(notice)) = Pin::new(other.as_mut()).poll_next(cx)
+        {
             return Poll::Ready(Some(notice));
         }
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);

@@ -84,8 +84,7 @@ impl Pattern {
     /// ```
     #[must_use]
     pub fn as_topic(&self) -> Option<Topic> {
-        self.is_literal()
-            .then(|| Topic::from_valid(Arc::clone(&self.0)))
+        self.is_literal().then(|| Topic::from_valid(Arc::clone(&self.0)))
     }
 
     /// Returns the levels before the first wildcard: all of a literal pattern, `""` where the first
@@ -375,10 +374,7 @@ impl<T: IntoPattern + Clone> IntoPatterns for &Vec<T> {
 }
 
 fn collect<T: IntoPattern>(patterns: impl IntoIterator<Item = T>) -> Result<Patterns> {
-    let patterns: Vec<_> = patterns
-        .into_iter()
-        .map(T::into_pattern)
-        .collect::<Result<_>>()?;
+    let patterns: Vec<_> = patterns.into_iter().map(T::into_pattern).collect::<Result<_>>()?;
     Patterns::new(patterns)
 }
 
@@ -453,9 +449,7 @@ pub(crate) mod tests {
     #[test]
     fn good_patterns() {
         let sixteen = ["#"; 16].join(".");
-        for good in [
-            "a", "*", "#", ">", "a.*.b", "#.a.#", "a.>", "#.>", "*.*", "dlq.*", &sixteen,
-        ] {
+        for good in ["a", "*", "#", ">", "a.*.b", "#.a.#", "a.>", "#.>", "*.*", "dlq.*", &sixteen] {
             assert_eq!(Pattern::new(good).unwrap(), good);
         }
     }
@@ -567,13 +561,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_literal_prefix_is_of_whole_levels() {
-        let table = [
-            ("a.b", "a.b"),
-            ("*", ""),
-            ("#.a", ""),
-            ("a.>", "a"),
-            ("a.b.*.c.#", "a.b"),
-        ];
+        let table = [("a.b", "a.b"), ("*", ""), ("#.a", ""), ("a.>", "a"), ("a.b.*.c.#", "a.b")];
         for (pattern, prefix) in table {
             assert_eq!(Pattern::new(pattern).unwrap().literal_prefix(), prefix);
         }
@@ -635,19 +623,14 @@ pub(crate) mod tests {
     #[test]
     fn serde_validates() {
         let patterns: Patterns = serde_json::from_str(r##"["b.#","a","a"]"##).unwrap();
-        assert_eq!(
-            serde_json::to_string(&patterns).unwrap(),
-            r##"["a","b.#"]"##
-        );
+        assert_eq!(serde_json::to_string(&patterns).unwrap(), r##"["a","b.#"]"##);
         assert!(serde_json::from_str::<Patterns>("[]").is_err());
         assert!(serde_json::from_str::<Patterns>(r#"["a.>.b"]"#).is_err());
         assert!(serde_json::from_str::<Pattern>(r#""a.>.b""#).is_err());
     }
 
     fn matches(pattern: &str, topic: &str) -> bool {
-        Pattern::new(pattern)
-            .unwrap()
-            .matches(&Topic::new(topic).unwrap())
+        Pattern::new(pattern).unwrap().matches(&Topic::new(topic).unwrap())
     }
 
     /// The definition, word by word, and exponential.

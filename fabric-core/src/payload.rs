@@ -97,12 +97,14 @@ impl Payload {
         match &self.0 {
             Repr::Bytes(bytes) => Ok(bytes.clone()),
             Repr::Value(value) => guard(value.type_name(), || value.encode()),
-            Repr::Region(region) => region.host_view().map(Bytes::copy_from_slice).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    "the payload lies in device memory; copy it to the host first",
-                )
-            }),
+            Repr::Region(region) => {
+                region.host_view().map(Bytes::copy_from_slice).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Unsupported,
+                        "the payload lies in device memory; copy it to the host first",
+                    )
+                })
+            }
         }
     }
 
@@ -207,7 +209,9 @@ impl fmt::Debug for Payload {
         match &self.0 {
             Repr::Bytes(bytes) => write!(f, "Payload({} bytes)", bytes.len()),
             Repr::Value(value) => write!(f, "Payload({})", value.type_name()),
-            Repr::Region(region) => write!(f, "Payload({:?}, {} bytes)", region.kind(), region.len()),
+            Repr::Region(region) => {
+                write!(f, "Payload({:?}, {} bytes)", region.kind(), region.len())
+            }
         }
     }
 }

@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_cursor_never_goes_back_within_one_incarnation() {
-        let mut cursor: Cursor = [at("a@1:5"), at("a@1:3"), at("b/0@1:1"), at("b/1@1:7")].into_iter().collect();
+        let mut cursor: Cursor =
+            [at("a@1:5"), at("a@1:3"), at("b/0@1:1"), at("b/1@1:7")].into_iter().collect();
         assert_eq!(cursor.get(&Topic::new("a").unwrap(), None), Some(&at("a@1:5")));
         cursor.advance(&at("a@2:0"));
         assert_eq!(cursor.get(&Topic::new("a").unwrap(), None), Some(&at("a@2:0")));

@@ -98,7 +98,11 @@ impl<T: TypedEvent> Typed<T> {
         if event.version() > T::VERSION {
             return Err(context(Error::new(
                 ErrorKind::Schema,
-                format!("version {} is newer than {}, the one known here", event.version(), T::VERSION),
+                format!(
+                    "version {} is newer than {}, the one known here",
+                    event.version(),
+                    T::VERSION
+                ),
             )));
         }
         let bytes = event.payload().bytes().map_err(context)?;

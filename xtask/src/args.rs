@@ -68,9 +68,7 @@ fn bench(args: Vec<String>) -> Result<Command> {
                 let file = args.next().filter(|next| !next.starts_with("--"));
                 options.json = Some(PathBuf::from(file.ok_or_else(missing)?));
             }
-            _ => options
-                .backends
-                .push(backend(&arg, "bench", "--quick, --json FILE, --micro")?),
+            _ => options.backends.push(backend(&arg, "bench", "--quick, --json FILE, --micro")?),
         }
     }
     if options.micro && (options.json.is_some() || !options.backends.is_empty()) {
@@ -97,19 +95,13 @@ fn docs(args: &[String]) -> Result<Command> {
 
 fn backend(arg: &str, command: &str, flags: &str) -> Result<&'static Backend> {
     if arg.starts_with('-') {
-        return Err(unexpected(
-            arg,
-            command,
-            &format!("names of backends and {flags}"),
-        ));
+        return Err(unexpected(arg, command, &format!("names of backends and {flags}")));
     }
     backends::find(arg)
 }
 
 fn unexpected(arg: &str, command: &str, accepted: &str) -> Error {
-    Error::new(format!(
-        "unexpected `{arg}`: `cargo xtask {command}` takes {accepted}"
-    ))
+    Error::new(format!("unexpected `{arg}`: `cargo xtask {command}` takes {accepted}"))
 }
 
 #[cfg(test)]
@@ -141,10 +133,7 @@ mod tests {
             json: Some(PathBuf::from("out.json")),
             micro: false,
         };
-        assert_eq!(
-            words("bench memory --quick --json out.json"),
-            Ok(Command::Bench(options))
-        );
+        assert_eq!(words("bench memory --quick --json out.json"), Ok(Command::Bench(options)));
     }
 
     #[test]

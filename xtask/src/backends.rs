@@ -17,48 +17,22 @@ pub(crate) struct Backend {
 }
 
 const BACKENDS: &[Backend] = &[
-    Backend {
-        name: "memory",
-        local: Some("memory://"),
-    },
-    Backend {
-        name: "zmq",
-        local: None,
-    },
-    Backend {
-        name: "redis",
-        local: None,
-    },
-    Backend {
-        name: "nats",
-        local: None,
-    },
-    Backend {
-        name: "amqp",
-        local: None,
-    },
-    Backend {
-        name: "kafka",
-        local: None,
-    },
-    Backend {
-        name: "ucx",
-        local: None,
-    },
+    Backend { name: "memory", local: Some("memory://") },
+    Backend { name: "zmq", local: None },
+    Backend { name: "redis", local: None },
+    Backend { name: "nats", local: None },
+    Backend { name: "amqp", local: None },
+    Backend { name: "kafka", local: None },
+    Backend { name: "ucx", local: None },
 ];
 
 /// Finds a backend by its name.
 pub(crate) fn find(name: &str) -> Result<&'static Backend> {
     let unknown = || {
         let known = names(BACKENDS.iter());
-        Error::new(format!(
-            "unknown backend `{name}`; the backends are {known}"
-        ))
+        Error::new(format!("unknown backend `{name}`; the backends are {known}"))
     };
-    BACKENDS
-        .iter()
-        .find(|backend| backend.name == name)
-        .ok_or_else(unknown)
+    BACKENDS.iter().find(|backend| backend.name == name).ok_or_else(unknown)
 }
 
 /// The given backends, memory if there are none; refused unless all are in the workspace.
@@ -66,16 +40,10 @@ pub(crate) fn choose(
     workspace: &Workspace,
     given: &[&'static Backend],
 ) -> Result<Vec<&'static Backend>> {
-    let chosen = if given.is_empty() {
-        vec![find("memory")?]
-    } else {
-        given.to_vec()
-    };
+    let chosen = if given.is_empty() { vec![find("memory")?] } else { given.to_vec() };
     for backend in &chosen {
         if workspace.member(&backend.package()).is_none() {
-            let here = BACKENDS
-                .iter()
-                .filter(|known| workspace.member(&known.package()).is_some());
+            let here = BACKENDS.iter().filter(|known| workspace.member(&known.package()).is_some());
             return Err(Error::new(format!(
                 "the backend `{}` is not in this workspace; here: {}; known: {}",
                 backend.name,
@@ -89,24 +57,16 @@ pub(crate) fn choose(
 
 /// The crates in the workspace that need a broker or a C library.
 pub(crate) fn packages_with_needs(workspace: &Workspace) -> Vec<String> {
-    needs()
-        .filter(|package| workspace.member(package).is_some())
-        .collect()
+    needs().filter(|package| workspace.member(package).is_some()).collect()
 }
 
 /// The features that bring in no backend that needs a broker or a C library.
 pub(crate) fn features_without_needs(features: &[Feature]) -> Vec<&str> {
     let needs: Vec<String> = needs().collect();
     let free = |feature: &&Feature| {
-        !needs
-            .iter()
-            .any(|package| feature.enables_package(package, features))
+        !needs.iter().any(|package| feature.enables_package(package, features))
     };
-    features
-        .iter()
-        .filter(free)
-        .map(|feature| feature.name.as_str())
-        .collect()
+    features.iter().filter(free).map(|feature| feature.name.as_str()).collect()
 }
 
 impl Backend {
@@ -133,17 +93,11 @@ impl Backend {
 }
 
 fn needs() -> impl Iterator<Item = String> {
-    BACKENDS
-        .iter()
-        .filter(|backend| !backend.is_local())
-        .map(Backend::package)
+    BACKENDS.iter().filter(|backend| !backend.is_local()).map(Backend::package)
 }
 
 fn names<'a>(backends: impl Iterator<Item = &'a Backend>) -> String {
-    backends
-        .map(|backend| backend.name)
-        .collect::<Vec<_>>()
-        .join(", ")
+    backends.map(|backend| backend.name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -161,10 +115,7 @@ mod tests {
              json = [\"fabric-core/json\", \"fabric-nats?/json\"]\n\
              all-portable = [\"memory\", \"nats\"]\n",
         );
-        assert_eq!(
-            features_without_needs(&features),
-            ["default", "memory", "json"]
-        );
+        assert_eq!(features_without_needs(&features), ["default", "memory", "json"]);
     }
 
     #[test]

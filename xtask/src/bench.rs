@@ -20,14 +20,8 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     }
     let chosen = backends::choose(workspace, &options.backends)?;
     let benches = workspace.expect_member("fabric")?.targets("benches")?;
-    if let Some(missing) = chosen
-        .iter()
-        .find(|it| !benches.iter().any(|name| name == it.name))
-    {
-        return Err(Error::new(format!(
-            "fabric/benches/{}.rs is missing",
-            missing.name
-        )));
+    if let Some(missing) = chosen.iter().find(|it| !benches.iter().any(|name| name == it.name)) {
+        return Err(Error::new(format!("fabric/benches/{}.rs is missing", missing.name)));
     }
     let mut steps = Steps::new();
     let mut records = Vec::new();
@@ -52,10 +46,8 @@ fn one(
     wanted: bool,
 ) -> Result<Option<String>> {
     let name = backend.name;
-    let mut command = cargo(
-        workspace,
-        &format!("bench -p fabric --features {name} --bench {name} --"),
-    );
+    let mut command =
+        cargo(workspace, &format!("bench -p fabric --features {name} --bench {name} --"));
     if quick {
         command.arg("--quick");
     }
@@ -86,10 +78,7 @@ fn micro(workspace: &Workspace, quick: bool) -> Result<()> {
             steps.not_run(name, "it has no benches");
             continue;
         }
-        let named: String = benches
-            .iter()
-            .map(|bench| format!(" --bench {bench}"))
-            .collect();
+        let named: String = benches.iter().map(|bench| format!(" --bench {bench}")).collect();
         let quick = if quick { " -- --quick" } else { "" };
         let line = format!("bench -p {name} --all-features{named}{quick}");
         steps.run(&format!("micro-benchmarks of {name}"), || {

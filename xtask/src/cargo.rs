@@ -11,23 +11,12 @@ use crate::workspace::Workspace;
 /// A cargo command in the root of the workspace, its arguments given as one line.
 pub(crate) fn cargo(workspace: &Workspace, line: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(&workspace.root)
-        .args(line.split_whitespace())
-        .stdin(Stdio::null());
+    command.current_dir(&workspace.root).args(line.split_whitespace()).stdin(Stdio::null());
     // What cargo told this program about itself is not for its children: build scripts that
     // watch these variables would run again after every switch between `cargo` and `xtask`.
     for (name, _) in env::vars_os() {
-        let ours = [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-        ];
-        if name
-            .to_str()
-            .is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix)))
-        {
+        let ours = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name.to_str().is_some_and(|name| ours.iter().any(|prefix| name.starts_with(prefix))) {
             command.env_remove(name);
         }
     }
@@ -37,19 +26,13 @@ pub(crate) fn cargo(workspace: &Workspace, line: &str) -> Command {
 /// Runs to the end, the output going straight through.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     announce(command);
-    judge(
-        command
-            .status()
-            .map_err(|error| not_started(command, &error))?,
-    )
+    judge(command.status().map_err(|error| not_started(command, &error))?)
 }
 
 /// Runs to the end, or until `limit` is over: what hangs fails.
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     announce(command);
-    let mut child = command
-        .spawn()
-        .map_err(|error| not_started(command, &error))?;
+    let mut child = command.spawn().map_err(|error| not_started(command, &error))?;
     let started = Instant::now();
     let failed = |error| Error::new(format!("cannot wait for the program: {error}"));
     loop {
@@ -58,10 +41,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
         }
         if started.elapsed() > limit {
             child.kill().and_then(|()| child.wait()).map_err(failed)?;
-            return Err(Error::new(format!(
-                "still running after {} s; killed",
-                limit.as_secs()
-            )));
+            return Err(Error::new(format!("still running after {} s; killed", limit.as_secs())));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -78,24 +58,14 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 fn announce(command: &Command) {
-    let args: Vec<_> = command
-        .get_args()
-        .map(|arg| arg.to_string_lossy())
-        .collect();
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
     println!("$ cargo {}", args.join(" "));
 }
 
 fn judge(status: ExitStatus) -> Result<()> {
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::new(status.to_string()))
-    }
+    if status.success() { Ok(()) } else { Err(Error::new(status.to_string())) }
 }
 
 fn not_started(command: &Command, error: &std::io::Error) -> Error {
-    Error::new(format!(
-        "cannot start {}: {error}",
-        command.get_program().display()
-    ))
+    Error::new(format!("cannot start {}: {error}", command.get_program().display()))
 }

@@ -23,9 +23,7 @@ pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
         None => println!("README.md is up to date"),
         Some(difference) if check => {
             println!("{difference}");
-            return Err(Error::new(
-                "README.md is out of date: run `cargo xtask docs`",
-            ));
+            return Err(Error::new("README.md is out of date: run `cargo xtask docs`"));
         }
         Some(_) => {
             workspace::write(&path, &new)?;
@@ -42,10 +40,7 @@ fn capability_table(workspace: &Workspace) -> Result<String> {
             "fabric/examples/{CAPABILITIES}.rs is missing: it prints the capability table"
         )));
     }
-    cargo::output(&mut cargo(
-        workspace,
-        &format!("run -q -p fabric --example {CAPABILITIES}"),
-    ))
+    cargo::output(&mut cargo(workspace, &format!("run -q -p fabric --example {CAPABILITIES}")))
 }
 
 /// The features as a Markdown table; each needs a comment in the manifest.
@@ -53,10 +48,7 @@ fn feature_table(features: &[Feature]) -> Result<String> {
     let by_default = features.iter().find(|feature| feature.name == "default");
     let is_default = |name: &String| by_default.is_some_and(|it| it.enables.contains(name));
     let mut table = String::from("| feature | default | what it adds |\n|---|---|---|\n");
-    for Feature {
-        name, description, ..
-    } in features.iter().filter(|it| it.name != "default")
-    {
+    for Feature { name, description, .. } in features.iter().filter(|it| it.name != "default") {
         if description.is_empty() {
             return Err(Error::new(format!(
                 "the feature `{name}` in fabric/Cargo.toml has no comment right above it"
@@ -64,11 +56,7 @@ fn feature_table(features: &[Feature]) -> Result<String> {
         }
         let default = if is_default(name) { "yes" } else { "" };
         // Writing to a `String` cannot fail.
-        let _ = writeln!(
-            table,
-            "| `{name}` | {default} | {} |",
-            description.replace('|', "\\|")
-        );
+        let _ = writeln!(table, "| `{name}` | {default} | {} |", description.replace('|', "\\|"));
     }
     Ok(table)
 }

@@ -17,23 +17,15 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Runs every example in `fabric/examples` on the backends that need no broker.
 pub(crate) fn run_all(workspace: &Workspace, features: &str, steps: &mut Steps) -> Result<()> {
     let names = workspace.expect_member("fabric")?.targets("examples")?;
-    if let Some((stale, _)) = ARGUMENTS
-        .iter()
-        .find(|(name, _)| !names.iter().any(|n| n == name))
-    {
-        return Err(Error::new(format!(
-            "arguments are listed for `{stale}`, which is no example"
-        )));
+    if let Some((stale, _)) = ARGUMENTS.iter().find(|(name, _)| !names.iter().any(|n| n == name)) {
+        return Err(Error::new(format!("arguments are listed for `{stale}`, which is no example")));
     }
     if names.is_empty() {
         steps.not_run("examples", "fabric/examples has none");
         return Ok(());
     }
     let built = steps.run("build the examples", || {
-        cargo::run(&mut cargo(
-            workspace,
-            &format!("build -p fabric {features} --examples"),
-        ))
+        cargo::run(&mut cargo(workspace, &format!("build -p fabric {features} --examples")))
     });
     if !built {
         return Ok(());
@@ -41,21 +33,14 @@ pub(crate) fn run_all(workspace: &Workspace, features: &str, steps: &mut Steps) 
     for name in names {
         let listed = ARGUMENTS.iter().find(|(listed, _)| *listed == name);
         let args = listed.map_or("", |(_, args)| args);
-        steps.run(&format!("example {name}"), || {
-            run_one(workspace, features, &name, args)
-        });
+        steps.run(&format!("example {name}"), || run_one(workspace, features, &name, args));
     }
     Ok(())
 }
 
 /// Runs the quickstart against one backend.
 pub(crate) fn run_quickstart(workspace: &Workspace, backend: &Backend, url: &str) -> Result<()> {
-    run_one(
-        workspace,
-        &format!("--features {}", backend.name),
-        "quickstart",
-        url,
-    )
+    run_one(workspace, &format!("--features {}", backend.name), "quickstart", url)
 }
 
 fn run_one(workspace: &Workspace, features: &str, name: &str, args: &str) -> Result<()> {

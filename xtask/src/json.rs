@@ -6,10 +6,7 @@ use crate::error::{Error, Result};
 pub(crate) fn concat_arrays(arrays: &[String]) -> Result<String> {
     let mut elements = Vec::new();
     for array in arrays {
-        let inner = array
-            .trim()
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
+        let inner = array.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let inner =
             inner.ok_or_else(|| Error::new("a bench wrote something that is no JSON array"))?;
         let inner = inner.trim_matches(['\n', '\r']).trim_end();
@@ -25,12 +22,7 @@ mod tests {
     use super::*;
 
     fn concat(arrays: &[&str]) -> Result<String> {
-        concat_arrays(
-            &arrays
-                .iter()
-                .map(|&array| array.to_owned())
-                .collect::<Vec<_>>(),
-        )
+        concat_arrays(&arrays.iter().map(|&array| array.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]

@@ -1,8 +1,5 @@
 //! The project's own commands, reached as `cargo xtask`: test, bench, ci, docs.
-#![expect(
-    clippy::print_stdout,
-    reason = "a program for people: its output is its purpose"
-)]
+#![expect(clippy::print_stdout, reason = "a program for people: its output is its purpose")]
 
 mod args;
 mod backends;

@@ -54,9 +54,7 @@ pub(crate) fn package_name(manifest: &str) -> Option<String> {
 /// The folders in `members` of `[workspace]`.
 pub(crate) fn members(manifest: &str) -> Vec<String> {
     let mut entries = entries(manifest, "workspace").into_iter();
-    entries
-        .find(|entry| entry.key == "members")
-        .map_or_else(Vec::new, |it| strings(&it.value))
+    entries.find(|entry| entry.key == "members").map_or_else(Vec::new, |it| strings(&it.value))
 }
 
 struct Entry {
@@ -68,11 +66,7 @@ struct Entry {
 /// The `key = value` pairs of one table; a value in brackets may span lines.
 fn entries(manifest: &str, table: &str) -> Vec<Entry> {
     let header = format!("[{table}]");
-    let body = manifest
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| code(line) != header)
-        .skip(1);
+    let body = manifest.lines().map(str::trim).skip_while(|line| code(line) != header).skip(1);
     let mut entries: Vec<Entry> = Vec::new();
     let mut comment: Vec<&str> = Vec::new();
     let mut unclosed = false;
@@ -114,12 +108,7 @@ fn code(line: &str) -> &str {
 
 /// The texts between quotes.
 fn strings(value: &str) -> Vec<String> {
-    value
-        .split('"')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
+    value.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -159,32 +148,13 @@ other = "1"
     #[test]
     fn features_are_read_with_the_comment_above() {
         let features = features(MANIFEST);
-        let names: Vec<&str> = features
-            .iter()
-            .map(|feature| feature.name.as_str())
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "default",
-                "memory",
-                "plain",
-                "all-portable",
-                "nats",
-                "looped"
-            ]
-        );
+        let names: Vec<&str> = features.iter().map(|feature| feature.name.as_str()).collect();
+        assert_eq!(names, ["default", "memory", "plain", "all-portable", "nats", "looped"]);
         assert_eq!(feature(&features, "default").description, "On by default.");
-        assert_eq!(
-            feature(&features, "memory").description,
-            "In one process; needs nothing."
-        );
+        assert_eq!(feature(&features, "memory").description, "In one process; needs nothing.");
         assert_eq!(feature(&features, "memory").enables, ["dep:fabric-memory"]);
         assert_eq!(feature(&features, "plain").description, "");
-        assert_eq!(
-            feature(&features, "all-portable").enables,
-            ["memory", "nats"]
-        );
+        assert_eq!(feature(&features, "all-portable").enables, ["memory", "nats"]);
     }
 
     #[test]
@@ -205,10 +175,7 @@ other = "1"
     fn name_and_members_are_found() {
         assert_eq!(package_name(MANIFEST).as_deref(), Some("sample"));
         assert_eq!(package_name("[workspace]"), None);
-        assert_eq!(
-            members("[workspace]\nmembers = [\"a\", \"b/c\"]\n"),
-            ["a", "b/c"]
-        );
+        assert_eq!(members("[workspace]\nmembers = [\"a\", \"b/c\"]\n"), ["a", "b/c"]);
         assert_eq!(members("[package]\n"), [""; 0]);
     }
 }

@@ -12,20 +12,14 @@ pub(crate) fn replace(text: &str, name: &str, content: &str) -> Result<String> {
     let missing = |marker: &str| Error::new(format!("the marker `{marker}` is missing"));
     let (before, rest) = text.split_once(&open).ok_or_else(|| missing(&open))?;
     if rest.contains(&open) {
-        return Err(Error::new(format!(
-            "the marker `{open}` stands there twice"
-        )));
+        return Err(Error::new(format!("the marker `{open}` stands there twice")));
     }
-    let (inside, after) = rest
-        .split_once(CLOSE)
-        .ok_or_else(|| missing(&format!("{CLOSE}` after `{open}")))?;
+    let (inside, after) =
+        rest.split_once(CLOSE).ok_or_else(|| missing(&format!("{CLOSE}` after `{open}")))?;
     if inside.contains("<!-- generated:") {
         return Err(missing(&format!("{CLOSE}` after `{open}")));
     }
-    Ok(format!(
-        "{before}{open}\n\n{}\n\n{CLOSE}{after}",
-        content.trim()
-    ))
+    Ok(format!("{before}{open}\n\n{}\n\n{CLOSE}{after}", content.trim()))
 }
 
 /// The lines in which two texts differ, from the first difference to the last; `None` if none.
@@ -63,11 +57,7 @@ mod tests {
             "# Title\n\n<!-- generated:a -->\nold\n<!-- /generated -->\n\nbetween\n\
              <!-- generated:b -->\n\n| x |\n\n<!-- /generated -->\nend\n"
         );
-        assert_eq!(
-            replace(&once, "b", "| x |").unwrap(),
-            once,
-            "a second time changes nothing"
-        );
+        assert_eq!(replace(&once, "b", "| x |").unwrap(), once, "a second time changes nothing");
         assert!(!replace(TEXT, "a", "new").unwrap().contains("old"));
     }
 
@@ -76,14 +66,8 @@ mod tests {
         for (text, part) in [
             ("nothing", "`<!-- generated:a -->` is missing"),
             ("<!-- generated:a -->", "`<!-- /generated -->` after"),
-            (
-                "<!-- generated:a --><!-- generated:b --><!-- /generated -->",
-                "after",
-            ),
-            (
-                "<!-- generated:a --><!-- /generated --><!-- generated:a -->",
-                "twice",
-            ),
+            ("<!-- generated:a --><!-- generated:b --><!-- /generated -->", "after"),
+            ("<!-- generated:a --><!-- /generated --><!-- generated:a -->", "twice"),
         ] {
             let error = replace(text, "a", "x").expect_err(text).to_string();
             assert!(error.contains(part), "{error}");
@@ -97,9 +81,6 @@ mod tests {
             difference("a\nb\nc", "a\nx\ny\nc").as_deref(),
             Some("from line 2:\n- b\n+ x\n+ y\n")
         );
-        assert_eq!(
-            difference("a\na\n", "a\n").as_deref(),
-            Some("from line 1:\n- a\n")
-        );
+        assert_eq!(difference("a\na\n", "a\n").as_deref(), Some("from line 1:\n- a\n"));
     }
 }

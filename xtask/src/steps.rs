@@ -28,10 +28,7 @@ enum Outcome {
 
 impl Steps {
     pub(crate) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            done: Vec::new(),
-        }
+        Self { started: Instant::now(), done: Vec::new() }
     }
 
     /// Runs one step; returns whether it went well.
@@ -46,56 +43,30 @@ impl Steps {
             }
         };
         let ok = matches!(outcome, Outcome::Ok);
-        self.done.push(Step {
-            name: name.to_owned(),
-            time: started.elapsed(),
-            outcome,
-        });
+        self.done.push(Step { name: name.to_owned(), time: started.elapsed(), outcome });
         ok
     }
 
     /// Notes in the summary a step that was left out, and why.
     pub(crate) fn not_run(&mut self, name: &str, reason: &str) {
         let outcome = Outcome::NotRun(reason.to_owned());
-        self.done.push(Step {
-            name: name.to_owned(),
-            time: Duration::ZERO,
-            outcome,
-        });
+        self.done.push(Step { name: name.to_owned(), time: Duration::ZERO, outcome });
     }
 
     /// Prints the summary; an error if any step failed.
     pub(crate) fn finish(&self) -> Result<()> {
         print!("\n{}", self.summary());
         println!("total {:.1} s", self.started.elapsed().as_secs_f64());
-        match self
-            .done
-            .iter()
-            .filter(|step| matches!(step.outcome, Outcome::Failed(_)))
-            .count()
-        {
+        match self.done.iter().filter(|step| matches!(step.outcome, Outcome::Failed(_))).count() {
             0 => Ok(()),
-            failed => Err(Error::new(format!(
-                "{failed} of {} steps failed",
-                self.done.len()
-            ))),
+            failed => Err(Error::new(format!("{failed} of {} steps failed", self.done.len()))),
         }
     }
 
     fn summary(&self) -> String {
-        let width = self
-            .done
-            .iter()
-            .map(|step| step.name.len())
-            .max()
-            .unwrap_or(0);
+        let width = self.done.iter().map(|step| step.name.len()).max().unwrap_or(0);
         let mut text = String::from("=== summary\n");
-        for Step {
-            name,
-            time,
-            outcome,
-        } in &self.done
-        {
+        for Step { name, time, outcome } in &self.done {
             let seconds = time.as_secs_f64();
             let (word, why) = match outcome {
                 Outcome::Ok => ("ok", String::new()),
@@ -110,9 +81,7 @@ impl Steps {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines()
-        .next()
-        .map_or_else(String::new, |line| format!("  {line}"))
+    text.lines().next().map_or_else(String::new, |line| format!("  {line}"))
 }
 
 #[cfg(test)]
@@ -131,10 +100,7 @@ mod tests {
         assert!(lines[1].starts_with("good     ok "), "{summary}");
         assert!(lines[2].starts_with("bad one  FAILED "), "{summary}");
         assert!(lines[2].ends_with("  broken"), "{summary}");
-        assert!(
-            lines[3].contains("not run") && lines[3].ends_with("not installed"),
-            "{summary}"
-        );
+        assert!(lines[3].contains("not run") && lines[3].ends_with("not installed"), "{summary}");
         assert_eq!(steps.finish(), Err(Error::new("1 of 3 steps failed")));
     }
 }

@@ -27,10 +27,7 @@ impl Workspace {
         // Cargo sets the variable for `cargo run`; the fallback serves a binary started by hand.
         let own =
             env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        let root = PathBuf::from(own)
-            .parent()
-            .map(Path::to_path_buf)
-            .unwrap_or_default();
+        let root = PathBuf::from(own).parent().map(Path::to_path_buf).unwrap_or_default();
         let members = manifest::members(&read(&root.join("Cargo.toml"))?)
             .into_iter()
             .map(|dir| Member::load(root.join(dir)))
@@ -49,8 +46,7 @@ impl Workspace {
     }
 
     pub(crate) fn target_dir(&self) -> PathBuf {
-        self.root
-            .join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+        self.root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
     }
 }
 
@@ -60,11 +56,7 @@ impl Member {
         let text = read(&path)?;
         let unnamed = || Error::new(format!("{} has no name in [package]", path.display()));
         let name = manifest::package_name(&text).ok_or_else(unnamed)?;
-        Ok(Self {
-            name,
-            dir,
-            features: manifest::features(&text),
-        })
+        Ok(Self { name, dir, features: manifest::features(&text) })
     }
 
     /// The names of the targets that cargo finds in `tests`, `benches` or `examples`, sorted.
@@ -79,11 +71,7 @@ impl Member {
             let path = entry.map_err(failed)?.path();
             let is_file = path.extension().is_some_and(|extension| extension == "rs");
             if is_file || path.join("main.rs").exists() {
-                names.extend(
-                    path.file_stem()
-                        .and_then(|name| name.to_str())
-                        .map(str::to_owned),
-                );
+                names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
             }
         }
         names.sort();

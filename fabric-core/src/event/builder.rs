@@ -108,7 +108,10 @@ impl EventBuilder {
     pub fn ttl(self, ttl: Duration) -> Self {
         self.rare(|extra| {
             if ttl.is_zero() {
-                return Err(Error::new(ErrorKind::InvalidEvent, "a time to live is more than zero"));
+                return Err(Error::new(
+                    ErrorKind::InvalidEvent,
+                    "a time to live is more than zero",
+                ));
             }
             extra.ttl = Some(ttl);
             Ok(())
@@ -212,9 +215,7 @@ impl EventBuilder {
     }
 
     fn rare(self, set: impl FnOnce(&mut Extra) -> Result<()>) -> Self {
-        self.with(|event| {
-            set(event.extra_mut()).map_err(|error| error.with("topic", &event.topic))
-        })
+        self.with(|event| set(event.extra_mut()).map_err(|error| error.with("topic", &event.topic)))
     }
 
     fn field(self, what: &str, text: &str, set: impl FnOnce(&mut Extra, Arc<str>)) -> Self {

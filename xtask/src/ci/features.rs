@@ -6,11 +6,7 @@ use crate::workspace::Workspace;
 
 pub(super) fn check(workspace: &Workspace) -> Result<()> {
     let mut failed = Vec::new();
-    for member in workspace
-        .members
-        .iter()
-        .filter(|member| !member.features.is_empty())
-    {
+    for member in workspace.members.iter().filter(|member| !member.features.is_empty()) {
         let named = member.features.iter().map(|feature| feature.name.as_str());
         for feature in [""].into_iter().chain(named) {
             let name = &member.name;
@@ -23,9 +19,5 @@ pub(super) fn check(workspace: &Workspace) -> Result<()> {
             }
         }
     }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(failed.join(", ")))
-    }
+    if failed.is_empty() { Ok(()) } else { Err(Error::new(failed.join(", "))) }
 }

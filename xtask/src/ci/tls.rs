@@ -25,19 +25,11 @@ const EXEMPT: &[&str] = &["rdkafka", "rdkafka-sys"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<()> {
     let wrong = violations(&tree::ask(workspace, "--workspace --all-features")?);
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(wrong.join("\n")))
-    }
+    if wrong.is_empty() { Ok(()) } else { Err(Error::new(wrong.join("\n"))) }
 }
 
 fn violations(nodes: &[Node]) -> Vec<String> {
-    let exempt = |node: &Node| {
-        node.parents
-            .iter()
-            .any(|name| EXEMPT.contains(&name.as_str()))
-    };
+    let exempt = |node: &Node| node.parents.iter().any(|name| EXEMPT.contains(&name.as_str()));
     let mut wrong: Vec<String> = nodes
         .iter()
         .filter(|node| OTHERS.contains(&node.name.as_str()) && !exempt(node))
@@ -72,10 +64,7 @@ mod tests {
         );
         let wrong = violations(&nodes);
         assert_eq!(wrong.len(), 2);
-        assert!(
-            wrong[0].ends_with("fabric > lapin > aws-lc-rs 1.2.3"),
-            "{wrong:?}"
-        );
+        assert!(wrong[0].ends_with("fabric > lapin > aws-lc-rs 1.2.3"), "{wrong:?}");
         assert!(wrong[1].contains("0.16.0"), "{wrong:?}");
     }
 }

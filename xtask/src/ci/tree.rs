@@ -17,10 +17,7 @@ pub(super) struct Node {
 /// Asks cargo for a tree. Nothing is left out as seen before: the same package may be right
 /// in one place and wrong in another.
 pub(super) fn ask(workspace: &Workspace, args: &str) -> Result<Vec<Node>> {
-    let mut command = cargo(
-        workspace,
-        &format!("tree {args} --no-dedupe --prefix depth"),
-    );
+    let mut command = cargo(workspace, &format!("tree {args} --no-dedupe --prefix depth"));
     parse(&cargo::output(command.args(["--format", " {p}"]))?)
 }
 
@@ -31,21 +28,11 @@ fn parse(text: &str) -> Result<Vec<Node>> {
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let strange = || Error::new(format!("cargo tree printed what is not understood: {line}"));
         let mut words = line.split_whitespace();
-        let depth = words
-            .next()
-            .and_then(|word| word.parse().ok())
-            .ok_or_else(strange)?;
+        let depth = words.next().and_then(|word| word.parse().ok()).ok_or_else(strange)?;
         let name = words.next().ok_or_else(strange)?.to_owned();
-        let version = words
-            .next()
-            .and_then(|word| word.strip_prefix('v'))
-            .ok_or_else(strange)?;
+        let version = words.next().and_then(|word| word.strip_prefix('v')).ok_or_else(strange)?;
         path.truncate(depth);
-        nodes.push(Node {
-            name: name.clone(),
-            version: version.to_owned(),
-            parents: path.clone(),
-        });
+        nodes.push(Node { name: name.clone(), version: version.to_owned(), parents: path.clone() });
         path.push(name);
     }
     Ok(nodes)

@@ -18,20 +18,14 @@ pub(super) fn check(workspace: &Workspace) -> Result<()> {
             None => wrong.push(format!("{name} in incompatible versions {versions:?}")),
         }
     }
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(wrong.join("\n")))
-    }
+    if wrong.is_empty() { Ok(()) } else { Err(Error::new(wrong.join("\n"))) }
 }
 
 /// The packages of which there are versions that cargo cannot make one of.
 fn duplicates(nodes: &[Node]) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut all: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for node in nodes {
-        all.entry(&node.name)
-            .or_default()
-            .insert(compatible(&node.version), &node.version);
+        all.entry(&node.name).or_default().insert(compatible(&node.version), &node.version);
     }
     all.into_iter()
         .filter(|(_, versions)| versions.len() > 1)

@@ -18,17 +18,11 @@ pub(super) fn check(workspace: &Workspace) -> Result<()> {
     // A folder of its own: what was built elsewhere with a compiler proves nothing.
     let mut command = cargo(workspace, &format!("build -q {SELECT} --lib"));
     command.env("CC", "/bin/false").env("CXX", "/bin/false");
-    cargo::run(
-        command
-            .arg("--target-dir")
-            .arg(workspace.target_dir().join("without-c")),
-    )
+    cargo::run(command.arg("--target-dir").arg(workspace.target_dir().join("without-c")))
 }
 
 fn builders(nodes: &[Node]) -> Vec<String> {
-    let found = nodes
-        .iter()
-        .filter(|node| BUILDERS.contains(&node.name.as_str()));
+    let found = nodes.iter().filter(|node| BUILDERS.contains(&node.name.as_str()));
     found.map(Node::to_string).collect()
 }
 

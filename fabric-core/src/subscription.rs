@@ -1,0 +1,464 @@
+//! A subscription: a stream of deliveries over whatever source a backend has.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::task::coop;
+use tokio::time::{Instant, Sleep};
+
+use crate::chunk::{Chunk, DeliveryInfo, Settler};
+use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
+use crate::delivery::{Delivery, DeliveryBatch, bury_now};
+use crate::event::Event;
+use crate::fabric::Listing;
+use crate::group::Group;
+use crate::options::GroupDefinition;
+use crate::stats::Stats;
+use crate::{Error, ErrorKind, Result};
+
+/// Where a subscription's deliveries come from, implemented by a backend.
+///
+/// Dropping a source leaves its group; what it had not handed out comes again at once.
+pub trait Source: Send + 'static {
+    /// The next chunk; `None` once nothing more will come.
+    ///
+    /// An `Err` does not end the source unless its kind is `Closed`.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>>;
+
+    /// Leaves: sends what is settled, gives back what was not handed out.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>>;
+}
+
+/// A stream of deliveries.
+///
+/// It yields `Err` for what went wrong along the way, such as `Lagged` or an event that could not
+/// be read, and goes on; it ends after `None`. Dropping it leaves the group: what was not handed
+/// out comes again at once, what was handed out can still be settled.
+pub struct Subscription {
+    source: Option<Box<dyn Source>>,
+    current: Option<Arc<Chunk>>,
+    next: u32,
+    /// Deliveries that `recv_batch` took and has not returned yet.
+    gathered: DeliveryBatch,
+    linger: Option<Pin<Box<Sleep>>>,
+    definition: Option<GroupDefinition>,
+    office: Option<Arc<DeadLetterOffice>>,
+    burials: FuturesUnordered<BoxFuture<'static, Result<()>>>,
+    stats: Option<Arc<Stats>>,
+    listing: Option<Listing>,
+}
+
+impl Subscription {
+    /// From a backend's own source.
+    #[must_use]
+    pub fn from_source(source: impl Source) -> Self {
+        Self {
+            source: Some(Box::new(source)),
+            current: None,
+            next: 0,
+            gathered: DeliveryBatch::default(),
+            linger: None,
+            definition: None,
+            office: None,
+            burials: FuturesUnordered::new(),
+            stats: None,
+            listing: None,
+        }
+    }
+
+    /// From a stream of events with nothing to settle.
+    #[must_use]
+    pub fn live(events: impl Stream<Item = Result<Event>> + Send + 'static) -> Self {
+        let chunks = events.map(|event| event.map(|event| Arc::new(Chunk::one(event))));
+        Self::from_source(StreamSource(Box::pin(chunks)))
+    }
+
+    /// From a stream of chunks of a group, and what settles them.
+    #[must_use]
+    pub fn group(
+        chunks: impl Stream<Item = Result<Chunk>> + Send + 'static,
+        group: Group,
+        settler: Arc<dyn Settler>,
+    ) -> Self {
+        let chunks = chunks.map(move |chunk| {
+            chunk.map(|c| Arc::new(c.with_settler(group.clone(), Arc::clone(&settler))))
+        });
+        Self::from_source(StreamSource(Box::pin(chunks)))
+    }
+
+    /// Says what is stored with the group that it joined.
+    #[must_use]
+    pub fn with_definition(mut self, definition: GroupDefinition) -> Self {
+        self.definition = Some(definition);
+        self
+    }
+
+    /// What is stored with the group that it joined; none without a group.
+    #[must_use]
+    pub fn definition(&self) -> Option<&GroupDefinition> {
+        self.definition.as_ref()
+    }
+
+    /// The same deliveries with each event changed on the way, for layers.
+    ///
+    /// An event for which `change` fails goes to the dead letters in a group, and is an error in
+    /// the stream without one.
+    #[must_use]
+    pub fn map_events(
+        mut self,
+        change: impl Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
+    ) -> Self {
+        if let Some(inner) = self.source.take() {
+            self.source = Some(Box::new(MapSource { inner, change }));
+        }
+        self
+    }
+
+    /// The next delivery; `None` once the subscription has ended.
+    ///
+    /// # Errors
+    /// An item may be an error, `Lagged` or an event that could not be read; the next may be fine.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: a delivery is returned by exactly one call.
+    pub async fn recv(&mut self) -> Option<Result<Delivery>> {
+        std::future::poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// At least one delivery and at most `max`: what is there, and what comes within `linger`.
+    /// `None` once the subscription has ended.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), once the deliveries before the error were returned.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: what it had gathered is returned by the next call.
+    pub async fn recv_batch(
+        &mut self,
+        max: usize,
+        linger: Duration,
+    ) -> Option<Result<DeliveryBatch>> {
+        let max = max.max(1);
+        std::future::poll_fn(|cx| self.poll_batch(cx, max, linger)).await
+    }
+
+    /// Leaves: sends what is settled and gives back what was not handed out. Deliveries that are
+    /// still held can be settled until their leases end.
+    ///
+    /// # Errors
+    /// What the broker answered; the subscription is over all the same.
+    ///
+    /// # Cancel safety
+    /// Dropped midway it is as if the subscription had been dropped.
+    pub async fn close(mut self) -> Result<()> {
+        // Events on their way to the dead letters get there first.
+        while let Some(buried) = self.burials.next().await {
+            drop(buried);
+        }
+        let Some(mut source) = self.source.take() else { return Ok(()) };
+        self.current = None;
+        std::future::poll_fn(|cx| source.poll_close(cx)).await
+    }
+
+    pub(crate) fn attach(
+        &mut self,
+        office: Option<Arc<DeadLetterOffice>>,
+        stats: Arc<Stats>,
+        listing: Listing,
+    ) {
+        self.office = office;
+        self.stats = Some(stats);
+        self.listing = Some(listing);
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        if !self.gathered.is_empty() {
+            let mut held = std::mem::take(&mut self.gathered).into_deliveries().into_iter();
+            let first = held.next();
+            for delivery in held {
+                delivery.put_into(&mut self.gathered);
+            }
+            if let Some(first) = first {
+                return Poll::Ready(Some(Ok(first)));
+            }
+        }
+        let budget = ready!(coop::poll_proceed(cx));
+        let next = self.poll_index(cx);
+        if next.is_ready() {
+            budget.made_progress();
+        }
+        next.map(|next| next.map(|next| next.map(|(chunk, index)| Delivery::new(chunk, index))))
+    }
+
+    fn poll_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        linger: Duration,
+    ) -> Poll<Option<Result<DeliveryBatch>>> {
+        let budget = ready!(coop::poll_proceed(cx));
+        loop {
+            if self.gathered.len() >= max {
+                self.linger = None;
+                budget.made_progress();
+                return Poll::Ready(Some(Ok(self.take_gathered(max))));
+            }
+            match self.poll_index(cx) {
+                Poll::Ready(Some(Ok((chunk, index)))) => self.gathered.push(&chunk, index),
+                Poll::Ready(end) if self.gathered.is_empty() => {
+                    self.linger = None;
+                    budget.made_progress();
+                    return Poll::Ready(end.map(|end| end.map(|_| DeliveryBatch::default())));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    // The error is returned once what came before it was.
+                    self.hold_error(error);
+                    self.linger = None;
+                    return Poll::Ready(Some(Ok(self.take_gathered(max))));
+                }
+                Poll::Ready(None) => return Poll::Ready(Some(Ok(self.take_gathered(max)))),
+                Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
+                Poll::Pending => {
+                    let timer = self.linger.get_or_insert_with(|| {
+                        Box::pin(tokio::time::sleep_until(Instant::now() + linger))
+                    });
+                    if !linger.is_zero() {
+                        ready!(timer.as_mut().poll(cx));
+                    }
+                    self.linger = None;
+                    return Poll::Ready(Some(Ok(self.take_gathered(max))));
+                }
+            }
+        }
+    }
+
+    fn take_gathered(&mut self, max: usize) -> DeliveryBatch {
+        let (batch, rest) = std::mem::take(&mut self.gathered).split(max);
+        self.gathered = rest;
+        batch
+    }
+
+    fn hold_error(&mut self, error: Error) {
+        if let Some(inner) = self.source.take() {
+            self.source = Some(Box::new(Prepend { first: Some(error), inner }));
+        }
+    }
+
+    /// The next open place in a chunk.
+    fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Arc<Chunk>, u32)>>> {
+        loop {
+            if let Some(chunk) = &self.current {
+                let index = self.next;
+                if index + 1 >= chunk.len() as u32 {
+                    self.next = 0;
+                } else {
+                    self.next += 1;
+                }
+                let chunk = if self.next == 0 {
+                    let Some(chunk) = self.current.take() else { continue };
+                    chunk
+                } else {
+                    Arc::clone(chunk)
+                };
+                chunk.hand_out(index + 1);
+                match self.admit(&chunk, index) {
+                    Admitted::HandOut => return Poll::Ready(Some(Ok((chunk, index)))),
+                    Admitted::Fault(error) => return Poll::Ready(Some(Err(error))),
+                    Admitted::Taken => continue,
+                }
+            }
+            while let Poll::Ready(Some(_)) = self.burials.poll_next_unpin(cx) {}
+            let Some(source) = &mut self.source else { return Poll::Ready(None) };
+            match ready!(source.poll_chunk(cx)) {
+                Some(Ok(chunk)) => {
+                    if let Some(office) = &self.office {
+                        chunk.set_office(office);
+                    }
+                    self.next = 0;
+                    self.current = Some(chunk);
+                }
+                Some(Err(error)) => {
+                    if let (Some(stats), Some(missed)) = (&self.stats, error.missed()) {
+                        stats.add_missed(missed);
+                    }
+                    if error.kind() == ErrorKind::Closed {
+                        self.source = None;
+                    }
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    if !self.burials.is_empty() {
+                        return Poll::Pending;
+                    }
+                    self.source = None;
+                    self.listing = None;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    /// Decides what becomes of one delivery before the user sees it.
+    fn admit(&self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
+        let mask = 1 << index;
+        let n = index as usize;
+        if !chunk.has_settler() {
+            return chunk
+                .fault(n)
+                .map_or(Admitted::HandOut, |fault| Admitted::Fault(fault.clone()));
+        }
+        if chunk.closed() & mask != 0 {
+            return Admitted::Taken;
+        }
+        let attempt = chunk.attempt(n);
+        if attempt > 1
+            && let Some(stats) = &self.stats
+        {
+            stats.add_redeliveries(1);
+        }
+        let Some(office) = &self.office else {
+            return chunk
+                .fault(n)
+                .map_or(Admitted::HandOut, |fault| Admitted::Fault(fault.clone()));
+        };
+        let (reason, error) = if let Some(fault) = chunk.fault(n) {
+            (DeadLetterOffice::reason_of(fault), format!("{fault:#}"))
+        } else if office.is_beyond(attempt) {
+            let tries = attempt - 1;
+            let text = format!("delivered {tries} times without being settled");
+            (DeadLetterReason::MaxDeliver, text)
+        } else {
+            return Admitted::HandOut;
+        };
+        let (chunk, office) = (Arc::clone(chunk), Arc::clone(office));
+        self.burials
+            .push(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error).await }));
+        Admitted::Taken
+    }
+}
+
+enum Admitted {
+    HandOut,
+    Fault(Error),
+    Taken,
+}
+
+impl Stream for Subscription {
+    type Item = Result<Delivery>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("definition", &self.definition)
+            .field("ended", &self.source.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+type ChunkStream = Pin<Box<dyn Stream<Item = Result<Arc<Chunk>>> + Send>>;
+
+struct StreamSource(ChunkStream);
+
+impl Source for StreamSource {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>> {
+        self.0.as_mut().poll_next(cx)
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Prepend {
+    first: Option<Error>,
+    inner: Box<dyn Source>,
+}
+
+impl Source for Prepend {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>> {
+        match self.first.take() {
+            Some(error) => Poll::Ready(Some(Err(error))),
+            None => self.inner.poll_chunk(cx),
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.inner.poll_close(cx)
+    }
+}
+
+struct MapSource<F> {
+    inner: Box<dyn Source>,
+    change: F,
+}
+
+impl<F> Source for MapSource<F>
+where
+    F: Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
+{
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>> {
+        let Some(chunk) = ready!(self.inner.poll_chunk(cx)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(chunk.map(|base| {
+            let mut events = base.events().to_vec();
+            let mut faults = Vec::new();
+            for (n, event) in events.iter_mut().enumerate() {
+                if base.fault(n).is_none()
+                    && let Err(error) = (self.change)(event, &base.info(n))
+                {
+                    // What could not be read goes on as it came.
+                    *event = base.events()[n].clone();
+                    faults.push((n, error));
+                }
+            }
+            let chunk = Chunk::mapped(base, events);
+            Arc::new(faults.into_iter().fold(chunk, |chunk, (n, error)| chunk.with_fault(n, error)))
+        })))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.inner.poll_close(cx)
+    }
+}
+
+/// A finite stream of what is kept, with nothing to settle.
+///
+/// Reading is cancel safe: an event is returned by exactly one call.
+#[derive(Debug)]
+pub struct Replay(Subscription);
+
+impl Replay {
+    pub(crate) const fn new(events: Subscription) -> Self {
+        Self(events)
+    }
+
+    /// The next event with its position; `None` at the end.
+    ///
+    /// # Errors
+    /// An item may be an error, `Lagged` where retention overtook the replay; the next may be fine.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Result<Delivery>> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for Replay {
+    type Item = Result<Delivery>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_delivery(cx)
+    }
+}
