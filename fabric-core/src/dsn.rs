@@ -10,6 +10,8 @@ use std::str::FromStr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 pub use self::options::{DsnOptions, OptionValue};
+#[cfg(feature = "config")]
+pub(crate) use self::options::{accepted, nearest};
 pub use self::units::{parse_bytes, parse_duration};
 use crate::secret::{HIDDEN, is_secret};
 use crate::{Error, ErrorKind, Result, Secret};
