@@ -1,11 +1,17 @@
 //! The contract of Event Fabric: events, topics, the backend trait, layers.
+//!
+//! Users take the crate `fabric`, which re-exports all of this; backends and layers build on this
+//! crate alone.
 
 mod backend;
 mod batch;
 mod capabilities;
 mod chunk;
+#[cfg(feature = "config")]
+mod config;
 mod dead_letter;
 mod delivery;
+mod dsn;
 mod error;
 mod event;
 mod fabric;
@@ -23,6 +29,7 @@ mod payload;
 mod position;
 mod prefix;
 mod request;
+mod secret;
 mod stats;
 mod subscription;
 mod time;
@@ -47,8 +54,11 @@ pub use backend::{
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
 pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+#[cfg(feature = "config")]
+pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
+pub use dsn::{Dsn, DsnOptions, Host, OptionValue, parse_bytes, parse_duration};
 pub use error::{Error, ErrorKind, Result, RetryClass};
 pub use event::{
     DEFAULT_CONTENT_TYPE, Event, EventBuilder, IntoEvent, Priority, TraceContext, default_source,
@@ -72,6 +82,7 @@ pub use payload::{MemoryKind, Payload, Region};
 pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;
 pub use request::{IntoRequest, Replier, Request, Requests, RespondOptions, remote_error};
+pub use secret::Secret;
 pub use stats::StatsSnapshot;
 pub use subscription::{Replay, Source, Subscription};
 pub use time::Timestamp;

@@ -1,1 +1,4 @@
-//! placeholder
+//! Event Fabric inside one process.
+mod config;
+
+pub use config::{MemoryConfig, SCHEMES};
