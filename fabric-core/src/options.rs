@@ -247,7 +247,7 @@ mod tests {
         assert!(error.to_string().contains("30s, not 1s"), "{error}");
         options = SubscribeOptions::new(patterns(&["c"]));
         let error = stored.admit(&group, &options).unwrap_err().to_string();
-        assert!(error.contains("[a.*, b]") && error.contains("[c]"), "{error}");
+        assert!(error.contains("[a.*,b]") && error.contains("[c]"), "{error}");
         options.redefine_group = true;
         assert!(stored.admit(&group, &options).is_ok());
         options.max_deliver = Some(4);

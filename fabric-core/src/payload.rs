@@ -20,8 +20,8 @@ pub struct Payload(Repr);
 #[derive(Clone)]
 enum Repr {
     Bytes(Bytes),
+    /// A typed value or a region: one variant beside `Bytes`, which has room for no more.
     Value(Arc<dyn Value>),
-    Region(Arc<dyn Region>),
 }
 
 /// Where the bytes of a [`Region`] lie.
@@ -53,6 +53,34 @@ trait Value: Any + Send + Sync {
     fn encode(&self) -> Result<Bytes>;
     fn size(&self) -> usize;
     fn type_name(&self) -> &'static str;
+    fn as_region(&self) -> Option<&Arc<dyn Region>> {
+        None
+    }
+}
+
+struct Foreign(Arc<dyn Region>);
+
+impl Value for Foreign {
+    fn encode(&self) -> Result<Bytes> {
+        self.0.host_view().map(Bytes::copy_from_slice).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the payload lies in device memory; copy it to the host first",
+            )
+        })
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn type_name(&self) -> &'static str {
+        "a foreign region"
+    }
+
+    fn as_region(&self) -> Option<&Arc<dyn Region>> {
+        Some(&self.0)
+    }
 }
 
 impl<T: TypedEvent> Value for T {
@@ -85,7 +113,7 @@ impl Payload {
     /// Memory that lies elsewhere.
     #[must_use]
     pub fn region(region: Arc<dyn Region>) -> Self {
-        Self(Repr::Region(region))
+        Self(Repr::Value(Arc::new(Foreign(region))))
     }
 
     /// The bytes, encoding a value that nobody encoded yet.
@@ -97,14 +125,6 @@ impl Payload {
         match &self.0 {
             Repr::Bytes(bytes) => Ok(bytes.clone()),
             Repr::Value(value) => guard(value.type_name(), || value.encode()),
-            Repr::Region(region) => {
-                region.host_view().map(Bytes::copy_from_slice).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Unsupported,
-                        "the payload lies in device memory; copy it to the host first",
-                    )
-                })
-            }
         }
     }
 
@@ -113,8 +133,7 @@ impl Payload {
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match &self.0 {
             Repr::Bytes(bytes) => Some(bytes),
-            Repr::Value(_) => None,
-            Repr::Region(region) => region.host_view(),
+            Repr::Value(value) => value.as_region()?.host_view(),
         }
     }
 
@@ -130,8 +149,8 @@ impl Payload {
     #[must_use]
     pub fn as_region(&self) -> Option<&Arc<dyn Region>> {
         match &self.0 {
-            Repr::Region(region) => Some(region),
-            _ => None,
+            Repr::Bytes(_) => None,
+            Repr::Value(value) => value.as_region(),
         }
     }
 
@@ -141,7 +160,6 @@ impl Payload {
         match &self.0 {
             Repr::Bytes(bytes) => bytes.len(),
             Repr::Value(value) => value.size(),
-            Repr::Region(region) => region.len(),
         }
     }
 
@@ -150,8 +168,7 @@ impl Payload {
     pub fn known_len(&self) -> Option<usize> {
         match &self.0 {
             Repr::Bytes(bytes) => Some(bytes.len()),
-            Repr::Value(_) => None,
-            Repr::Region(region) => Some(region.len()),
+            Repr::Value(value) => value.as_region().map(|region| region.len()),
         }
     }
 }
@@ -209,9 +226,7 @@ impl fmt::Debug for Payload {
         match &self.0 {
             Repr::Bytes(bytes) => write!(f, "Payload({} bytes)", bytes.len()),
             Repr::Value(value) => write!(f, "Payload({})", value.type_name()),
-            Repr::Region(region) => {
-                write!(f, "Payload({:?}, {} bytes)", region.kind(), region.len())
-            }
+        }
         }
     }
 }
