@@ -227,7 +227,6 @@ impl fmt::Debug for Payload {
             Repr::Bytes(bytes) => write!(f, "Payload({} bytes)", bytes.len()),
             Repr::Value(value) => write!(f, "Payload({})", value.type_name()),
         }
-        }
     }
 }
 
