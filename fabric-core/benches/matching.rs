@@ -16,24 +16,12 @@ fn names(c: &mut Criterion) {
         b.iter(|| Topic::new(black_box(&longest)).expect("a topic"));
     });
     let table = [
-        (
-            "literal",
-            "orders.eu-west.created",
-            "orders.eu-west.created",
-        ),
+        ("literal", "orders.eu-west.created", "orders.eu-west.created"),
         ("one", "orders.*.created", "orders.eu-west.created"),
         ("rest", "orders.>", "orders.eu-west.created"),
         ("many", "#.created", "orders.eu-west.created"),
-        (
-            "hostile",
-            "#.a.#.b.#.a.#.b.#.a.#.b.#.c",
-            "a.b.a.b.a.b.a.b.a.b.a.b.a.b.a.b",
-        ),
-        (
-            "hostile_run",
-            "#.a.a.a.a.a.a.a.b",
-            "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a",
-        ),
+        ("hostile", "#.a.#.b.#.a.#.b.#.a.#.b.#.c", "a.b.a.b.a.b.a.b.a.b.a.b.a.b.a.b"),
+        ("hostile_run", "#.a.a.a.a.a.a.a.b", "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a"),
     ];
     for (name, pattern, topic) in table {
         let pattern = Pattern::new(pattern).expect("a pattern");
@@ -47,19 +35,9 @@ fn names(c: &mut Criterion) {
 fn trie(c: &mut Criterion) {
     search(c, "typical", typical(), &typical_topics());
     let few: Vec<_> = typical().chain(hostile(&["a", "b", "c"])).collect();
-    search(
-        c,
-        "hostile/sixteen_levels",
-        few,
-        &[["a", "b"].repeat(8).join(".")],
-    );
+    search(c, "hostile/sixteen_levels", few, &[["a", "b"].repeat(8).join(".")]);
     let none = typical().chain(hostile(&["a", "b", "c", "d"]));
-    search(
-        c,
-        "hostile/none_matches",
-        none,
-        &[["a", "b", "x", "y"].repeat(4).join(".")],
-    );
+    search(c, "hostile/none_matches", none, &[["a", "b", "x", "y"].repeat(4).join(".")]);
     search(c, "hostile/only", rare_words(), &rare_topics()[..16]);
     search(c, "hostile/only_cold", rare_words(), &rare_topics());
 }
@@ -76,16 +54,8 @@ fn search(
         trie.insert(&Pattern::new(pattern).expect("a pattern"), n);
     }
     let mut matches = 0;
-    topics
-        .iter()
-        .for_each(|topic| trie.for_each_match(topic, |_| matches += 1));
-    eprintln!(
-        "{}: {} patterns, {} matches in {} topics",
-        name,
-        trie.len(),
-        matches,
-        topics.len()
-    );
+    topics.iter().for_each(|topic| trie.for_each_match(topic, |_| matches += 1));
+    eprintln!("{}: {} patterns, {} matches in {} topics", name, trie.len(), matches, topics.len());
 
     let mut next = topics.iter().cycle();
     c.bench_function(&format!("trie/100k/{name}"), |b| {
@@ -149,9 +119,8 @@ fn rare_words() -> impl Iterator<Item = String> {
 fn rare_topics() -> Vec<String> {
     (0..1024)
         .map(|n| {
-            let words: Vec<_> = (0..16)
-                .map(|level| format!("word{}", (n * 37 + level * 61) % 1000))
-                .collect();
+            let words: Vec<_> =
+                (0..16).map(|level| format!("word{}", (n * 37 + level * 61) % 1000)).collect();
             words.join(".")
         })
         .collect()

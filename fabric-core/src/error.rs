@@ -152,11 +152,8 @@ impl Error {
     /// The refusal of `option` by `backend`: nothing was sent.
     #[must_use]
     pub fn unsupported(option: impl fmt::Display, backend: &str) -> Self {
-        Self::new(
-            ErrorKind::Unsupported,
-            format!("`{backend}` cannot do {option}"),
-        )
-        .with_backend(backend)
+        Self::new(ErrorKind::Unsupported, format!("`{backend}` cannot do {option}"))
+            .with_backend(backend)
     }
 
     /// `missed` events were lost to this subscription.
@@ -187,9 +184,7 @@ impl Error {
     /// Names the backend it failed on, unless a deeper place already did.
     #[must_use]
     pub fn with_backend(mut self, backend: &str) -> Self {
-        self.inner()
-            .backend
-            .get_or_insert_with(|| Arc::from(backend));
+        self.inner().backend.get_or_insert_with(|| Arc::from(backend));
         self
     }
 
@@ -243,11 +238,7 @@ impl Error {
     /// What was said about `key` (`topic`, `group`, `key`, …).
     #[must_use]
     pub fn context(&self, key: &str) -> Option<&str> {
-        self.0
-            .context
-            .iter()
-            .find(|(known, _)| *known == key)
-            .map(|(_, value)| value.as_str())
+        self.0.context.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str())
     }
 
     /// How many events were missed, for [`ErrorKind::Lagged`].
@@ -306,10 +297,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0
-            .source
-            .as_deref()
-            .map(|source| source as &(dyn StdError + 'static))
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 

@@ -46,12 +46,8 @@ impl Group {
 
 impl_name!(Group, "the name of a group");
 
-const RULES: Rules = Rules {
-    noun: "group",
-    max_bytes: Group::MAX_BYTES,
-    max_levels: 1,
-    wildcards: false,
-};
+const RULES: Rules =
+    Rules { noun: "group", max_bytes: Group::MAX_BYTES, max_levels: 1, wildcards: false };
 
 #[cfg(test)]
 mod tests {
@@ -66,11 +62,7 @@ mod tests {
         }
         let too_long = "g".repeat(65);
         for bad in ["", ".", "a.b", "*", "a b", "é", too_long.as_str()] {
-            assert_eq!(
-                Group::new(bad).unwrap_err().kind(),
-                ErrorKind::InvalidTopic,
-                "{bad:?}"
-            );
+            assert_eq!(Group::new(bad).unwrap_err().kind(), ErrorKind::InvalidTopic, "{bad:?}");
         }
     }
 
@@ -79,9 +71,6 @@ mod tests {
         let group: Group = serde_json::from_str(r#""billing""#).unwrap();
         assert_eq!(serde_json::to_string(&group).unwrap(), r#""billing""#);
         let error = serde_json::from_str::<Group>(r#""a.b""#).unwrap_err();
-        assert!(
-            error.to_string().contains("a group is one level"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("a group is one level"), "{error}");
     }
 }

@@ -36,14 +36,7 @@ impl Rules {
             let last = start + level.len() == name.len();
             let good = is_word(level) || (self.wildcards && is_wildcard(level, last));
             if !good {
-                return Err(self.bad_level(
-                    name,
-                    Level {
-                        text: level,
-                        number: levels,
-                        start,
-                    },
-                ));
+                return Err(self.bad_level(name, Level { text: level, number: levels, start }));
             }
             start += level.len() + 1;
         }
@@ -68,21 +61,14 @@ impl Rules {
 
     #[cold]
     fn wrong_length(&self, name: &str) -> Error {
-        let Self {
-            noun, max_bytes, ..
-        } = self;
+        let Self { noun, max_bytes, .. } = self;
         let length = name.len();
-        self.refuse(
-            name,
-            format_args!("has {length} bytes; a {noun} has 1 to {max_bytes}"),
-        )
+        self.refuse(name, format_args!("has {length} bytes; a {noun} has 1 to {max_bytes}"))
     }
 
     #[cold]
     fn too_many_levels(&self, name: &str, start: usize) -> Error {
-        let Self {
-            noun, max_levels, ..
-        } = self;
+        let Self { noun, max_levels, .. } = self;
         if *max_levels == 1 {
             let dot = start - 1;
             let rule = format_args!("has '.' at byte {dot}; a {noun} is one level, without `.`");
@@ -99,11 +85,7 @@ impl Rules {
 
     #[cold]
     fn bad_level(&self, name: &str, level: Level<'_>) -> Error {
-        let Level {
-            text,
-            number,
-            start,
-        } = level;
+        let Level { text, number, start } = level;
         let Some((at, found)) = text.char_indices().find(|(_, c)| !is_word_char(*c)) else {
             return self.refuse(
                 name,
@@ -117,10 +99,7 @@ impl Rules {
             _ => "a level holds only A-Z, a-z, 0-9, `_` and `-`",
         };
         let at = start + at;
-        self.refuse(
-            name,
-            format_args!("has {found:?} at byte {at} in level {number}; {rule}"),
-        )
+        self.refuse(name, format_args!("has {found:?} at byte {at} in level {number}; {rule}"))
     }
 
     fn refuse(&self, name: &str, why: std::fmt::Arguments<'_>) -> Error {
@@ -128,10 +107,7 @@ impl Rules {
         let end = (0..=SHOWN_BYTES.min(name.len())).rfind(|at| name.is_char_boundary(*at));
         let shown = &name[..end.unwrap_or(0)];
         let more = if shown.len() < name.len() { "…" } else { "" };
-        Error::new(
-            ErrorKind::InvalidTopic,
-            format!("the {noun} {shown:?}{more} {why}"),
-        )
+        Error::new(ErrorKind::InvalidTopic, format!("the {noun} {shown:?}{more} {why}"))
     }
 }
 
@@ -343,27 +319,13 @@ pub(crate) use impl_name;
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        noun: "pattern",
-        max_bytes: 200,
-        max_levels: 3,
-        wildcards: true,
-    };
-    const ONE: Rules = Rules {
-        noun: "group",
-        max_bytes: 4,
-        max_levels: 1,
-        wildcards: false,
-    };
+    const RULES: Rules = Rules { noun: "pattern", max_bytes: 200, max_levels: 3, wildcards: true };
+    const ONE: Rules = Rules { noun: "group", max_bytes: 4, max_levels: 1, wildcards: false };
 
     #[test]
     fn an_error_names_the_value_the_place_and_the_rule() {
         let table = [
-            (
-                &RULES,
-                "",
-                r#"the pattern "" has 0 bytes; a pattern has 1 to 200"#,
-            ),
+            (&RULES, "", r#"the pattern "" has 0 bytes; a pattern has 1 to 200"#),
             (
                 &RULES,
                 "a..b",
@@ -394,11 +356,7 @@ mod tests {
                 "a.>.b",
                 r#"the pattern "a.>.b" has '>' at byte 2 in level 2; `>` stands last only"#,
             ),
-            (
-                &ONE,
-                "toolong",
-                r#"the group "toolong" has 7 bytes; a group has 1 to 4"#,
-            ),
+            (&ONE, "toolong", r#"the group "toolong" has 7 bytes; a group has 1 to 4"#),
             (
                 &ONE,
                 "ab.c",
@@ -422,10 +380,7 @@ mod tests {
         let error = RULES.check(&"é".repeat(1_000_000)).unwrap_err();
         assert_eq!(
             error.message(),
-            format!(
-                "the pattern {:?}… has 2000000 bytes; a pattern has 1 to 200",
-                "é".repeat(100)
-            )
+            format!("the pattern {:?}… has 2000000 bytes; a pattern has 1 to 200", "é".repeat(100))
         );
     }
 }

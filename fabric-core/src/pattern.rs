@@ -80,8 +80,7 @@ impl Pattern {
     /// ```
     #[must_use]
     pub fn as_topic(&self) -> Option<Topic> {
-        self.is_literal()
-            .then(|| Topic::from_valid(Arc::clone(&self.0)))
+        self.is_literal().then(|| Topic::from_valid(Arc::clone(&self.0)))
     }
 
     /// Returns the levels before the first wildcard: all of a literal pattern, `""` where the first
@@ -240,9 +239,7 @@ pub(crate) mod tests {
     #[test]
     fn good_patterns() {
         let sixteen = ["#"; 16].join(".");
-        for good in [
-            "a", "*", "#", ">", "a.*.b", "#.a.#", "a.>", "#.>", "*.*", "dlq.*", &sixteen,
-        ] {
+        for good in ["a", "*", "#", ">", "a.*.b", "#.a.#", "a.>", "#.>", "*.*", "dlq.*", &sixteen] {
             assert_eq!(Pattern::new(good).unwrap(), good);
         }
     }
@@ -354,13 +351,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_literal_prefix_is_of_whole_levels() {
-        let table = [
-            ("a.b", "a.b"),
-            ("*", ""),
-            ("#.a", ""),
-            ("a.>", "a"),
-            ("a.b.*.c.#", "a.b"),
-        ];
+        let table = [("a.b", "a.b"), ("*", ""), ("#.a", ""), ("a.>", "a"), ("a.b.*.c.#", "a.b")];
         for (pattern, prefix) in table {
             assert_eq!(Pattern::new(pattern).unwrap().literal_prefix(), prefix);
         }
@@ -374,9 +365,7 @@ pub(crate) mod tests {
     }
 
     fn matches(pattern: &str, topic: &str) -> bool {
-        Pattern::new(pattern)
-            .unwrap()
-            .matches(&Topic::new(topic).unwrap())
+        Pattern::new(pattern).unwrap().matches(&Topic::new(topic).unwrap())
     }
 
     /// The definition, word by word, and exponential.

@@ -191,10 +191,7 @@ impl<T: IntoPattern + Clone> IntoPatterns for &Vec<T> {
 }
 
 fn collect<T: IntoPattern>(patterns: impl IntoIterator<Item = T>) -> Result<Patterns> {
-    let patterns: Vec<_> = patterns
-        .into_iter()
-        .map(T::into_pattern)
-        .collect::<Result<_>>()?;
+    let patterns: Vec<_> = patterns.into_iter().map(T::into_pattern).collect::<Result<_>>()?;
     Patterns::new(patterns)
 }
 
@@ -263,10 +260,7 @@ mod tests {
     #[test]
     fn serde_validates() {
         let patterns: Patterns = serde_json::from_str(r##"["b.#","a","a"]"##).unwrap();
-        assert_eq!(
-            serde_json::to_string(&patterns).unwrap(),
-            r##"["a","b.#"]"##
-        );
+        assert_eq!(serde_json::to_string(&patterns).unwrap(), r##"["a","b.#"]"##);
         assert!(serde_json::from_str::<Patterns>("[]").is_err());
         assert!(serde_json::from_str::<Patterns>(r#"["a.>.b"]"#).is_err());
     }

@@ -46,12 +46,8 @@ impl Prefix {
 
 impl_name!(Prefix, "a prefix of one level");
 
-const RULES: Rules = Rules {
-    noun: "prefix",
-    max_bytes: Prefix::MAX_BYTES,
-    max_levels: 1,
-    wildcards: false,
-};
+const RULES: Rules =
+    Rules { noun: "prefix", max_bytes: Prefix::MAX_BYTES, max_levels: 1, wildcards: false };
 
 #[cfg(test)]
 mod tests {
@@ -66,11 +62,7 @@ mod tests {
         }
         let too_long = "p".repeat(33);
         for bad in ["", "a.", "a.b", "#", "a/b", too_long.as_str()] {
-            assert_eq!(
-                Prefix::new(bad).unwrap_err().kind(),
-                ErrorKind::InvalidTopic,
-                "{bad:?}"
-            );
+            assert_eq!(Prefix::new(bad).unwrap_err().kind(), ErrorKind::InvalidTopic, "{bad:?}");
         }
     }
 }

@@ -177,16 +177,7 @@ mod tests {
     fn good_names() {
         let sixteen = ["l"; 16].join(".");
         let longest = format!("{}.{}", "a".repeat(99), "b".repeat(100));
-        for good in [
-            "a",
-            "A-Z_09",
-            "orders.created",
-            "dlq.x",
-            "_reply",
-            "-",
-            &sixteen,
-            &longest,
-        ] {
+        for good in ["a", "A-Z_09", "orders.created", "dlq.x", "_reply", "-", &sixteen, &longest] {
             let topic = Topic::new(good).unwrap();
             assert_eq!(topic, good);
             assert_eq!(topic.levels().collect::<Vec<_>>().join("."), good);
@@ -222,25 +213,10 @@ mod tests {
 
     #[test]
     fn reserved_is_the_whole_first_level() {
-        for reserved in [
-            "dlq",
-            "dlq.billing",
-            "_reply.x.y",
-            "_fabric",
-            "_fabric.to.g",
-        ] {
+        for reserved in ["dlq", "dlq.billing", "_reply.x.y", "_fabric", "_fabric.to.g"] {
             assert!(Topic::new(reserved).unwrap().is_reserved(), "{reserved}");
         }
-        for free in [
-            "dlqs",
-            "dlq-a.b",
-            "a.dlq",
-            "_replys.x",
-            "_",
-            "_fabrics",
-            "DLQ.x",
-            "d",
-        ] {
+        for free in ["dlqs", "dlq-a.b", "a.dlq", "_replys.x", "_", "_fabrics", "DLQ.x", "d"] {
             assert!(!Topic::new(free).unwrap().is_reserved(), "{free}");
         }
     }
@@ -288,10 +264,7 @@ mod tests {
         assert_eq!("a.b".into_topic().unwrap(), topic);
         assert_eq!(String::from("a.b").into_topic().unwrap(), topic);
         assert_eq!((&String::from("a.b")).into_topic().unwrap(), topic);
-        assert_eq!(
-            "a.*".into_topic().unwrap_err().kind(),
-            ErrorKind::InvalidTopic
-        );
+        assert_eq!("a.*".into_topic().unwrap_err().kind(), ErrorKind::InvalidTopic);
     }
 
     /// The rules once more, in the plainest words.
@@ -300,9 +273,7 @@ mod tests {
         let word = |c: char| matches!(c, 'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-');
         text.len() <= 200
             && levels.len() <= 16
-            && levels
-                .iter()
-                .all(|level| !level.is_empty() && level.chars().all(word))
+            && levels.iter().all(|level| !level.is_empty() && level.chars().all(word))
     }
 
     proptest! {

@@ -204,9 +204,7 @@ impl<V> PatternTrie<V> {
 
     fn add_child(&mut self, at: u32, level: &str) -> Child {
         let child = self.free.pop().unwrap_or_else(|| {
-            let slot = u32::try_from(self.nodes.len())
-                .ok()
-                .and_then(NonZeroU32::new);
+            let slot = u32::try_from(self.nodes.len()).ok().and_then(NonZeroU32::new);
             self.nodes.push(Node::default());
             self.values.push(SmallVec::new());
             slot.expect("the root has slot 0, and four billion nodes exceed any memory")
@@ -237,9 +235,7 @@ impl<V> PatternTrie<V> {
                 if node.words == 0 {
                     node.filter = 0;
                 }
-                self.words
-                    .release(level)
-                    .and_then(|word| self.edges.remove(&edge(at, word)))
+                self.words.release(level).and_then(|word| self.edges.remove(&edge(at, word)))
             }
         };
         if let Some(child) = child {
@@ -326,8 +322,7 @@ impl Words {
         let number = self.free.pop().unwrap_or_else(|| {
             u32::try_from(self.numbers.len()).expect("four billion words exceed any memory")
         });
-        self.numbers
-            .insert(Text::from_slice(text.as_bytes()), Word { number, edges: 1 });
+        self.numbers.insert(Text::from_slice(text.as_bytes()), Word { number, edges: 1 });
         number
     }
 
@@ -376,12 +371,7 @@ impl Walk {
                 *places |= u32::from(number == other) << n;
             }
         }
-        Some(Self {
-            words: numbers,
-            places,
-            known,
-            end,
-        })
+        Some(Self { words: numbers, places, known, end })
     }
 }
 
@@ -411,9 +401,7 @@ mod tests {
 
     #[test]
     fn finds_each_value_once_though_many_paths_lead_to_it() {
-        let trie = trie(&[
-            "#.#.#", "#.a.#", "#.*.#.*", "a.#", "a.a.a", "*.*.*", ">", "#.>",
-        ]);
+        let trie = trie(&["#.#.#", "#.a.#", "#.*.#.*", "a.#", "a.a.a", "*.*.*", ">", "#.>"]);
         assert_eq!(found(&trie, "a.a.a"), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(found(&trie, "a"), [0, 1, 3, 6, 7]);
         assert_eq!(found(&trie, "b"), [0, 6, 7]);
@@ -443,13 +431,7 @@ mod tests {
     #[test]
     fn the_longest_topic_is_walked_to_its_end() {
         let sixteen = ["a"; 16].join(".");
-        let names = [
-            &*sixteen,
-            "#.a",
-            &["*"; 16].join("."),
-            &["#"; 16].join("."),
-            "#.b",
-        ];
+        let names = [&*sixteen, "#.a", &["*"; 16].join("."), &["#"; 16].join("."), "#.b"];
         let trie = trie(&names);
         assert_eq!(found(&trie, &sixteen), [0, 1, 2, 3]);
         assert_eq!(found(&trie, &format!("{sixteen}.a")), NOTHING);
@@ -459,11 +441,7 @@ mod tests {
     fn hostile_patterns_end() {
         // Every way to deal sixteen levels among seven `#` is one path through the trie.
         let hostile = format!("{}a", "#.a.".repeat(7));
-        let trie = trie(&[
-            &hostile,
-            &hostile.replace('a', "*"),
-            &format!("{hostile}.b"),
-        ]);
+        let trie = trie(&[&hostile, &hostile.replace('a', "*"), &format!("{hostile}.b")]);
         assert_eq!(found(&trie, &["a"; 16].join(".")), [0, 1]);
     }
 
@@ -476,10 +454,7 @@ mod tests {
         patterns.iter().for_each(|pattern| trie.insert(pattern, 7));
         assert_eq!(trie.len(), 5);
         assert!(!trie.remove(&patterns[1], &8), "another value");
-        assert!(
-            !trie.remove(&Pattern::new("a").unwrap(), &7),
-            "a node without values"
-        );
+        assert!(!trie.remove(&Pattern::new("a").unwrap(), &7), "a node without values");
         assert!(!trie.remove(&Pattern::new("a.x").unwrap(), &7), "no node");
         assert_eq!(trie.len(), 5);
 
@@ -539,18 +514,11 @@ mod tests {
     impl List {
         fn remove(&mut self, pattern: &str, value: usize) -> bool {
             let pair = |(p, v): &(String, usize)| p == pattern && *v == value;
-            self.0
-                .iter()
-                .position(pair)
-                .map(|at| self.0.swap_remove(at))
-                .is_some()
+            self.0.iter().position(pair).map(|at| self.0.swap_remove(at)).is_some()
         }
 
         fn found(&self, topic: &str) -> Vec<usize> {
-            let matching = self
-                .0
-                .iter()
-                .filter(|(pattern, _)| by_definition(pattern, topic));
+            let matching = self.0.iter().filter(|(pattern, _)| by_definition(pattern, topic));
             let mut found: Vec<_> = matching.map(|(_, value)| *value).collect();
             found.sort_unstable();
             found
