@@ -121,7 +121,8 @@ struct Level<'a> {
     start: usize,
 }
 
-/// The levels of a name that are left: a third of the size of `str::Split`, and faster on short ones.
+/// The levels of a name that are left: a third of the size of `str::Split`, and faster on short
+/// levels.
 #[derive(Clone, Copy)]
 pub(crate) struct Levels<'a>(Option<&'a str>);
 

@@ -43,8 +43,8 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) where it breaks a rule; the message says which
-    /// one, and at which byte.
+    /// [`InvalidTopic`](crate::ErrorKind::InvalidTopic) where it breaks a rule; the message says
+    /// which one, and at which byte.
     pub fn new(pattern: impl AsRef<str>) -> Result<Self> {
         let pattern = pattern.as_ref();
         RULES.check(pattern)?;
