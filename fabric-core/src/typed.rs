@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event::Event;
+use crate::event::{Event, Priority};
 use crate::payload::guard;
 use crate::topic::Topic;
 use crate::{Error, ErrorKind, Result};
@@ -63,6 +64,16 @@ pub trait TypedEvent: Sized + Send + Sync + 'static {
     /// # Errors
     /// `Codec`, with the decoder's own message and position.
     fn decode(payload: &[u8]) -> Result<Self>;
+
+    /// How urgent this value is.
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+
+    /// How long this value is worth delivering, if not for ever; more than zero.
+    fn ttl(&self) -> Option<Duration> {
+        None
+    }
 
     /// Bytes that the value takes in memory, for the bounds of queues that hold it unencoded.
     fn size_in_memory(&self) -> usize {
