@@ -37,9 +37,9 @@ impl Attributes {
     pub(crate) fn read(attributes: &[Attribute], name: &Ident) -> Result<Self> {
         let mut errors = Errors::default();
         let mut given = Given::default();
-        let mut place = name.span();
+        let mut last = None;
         for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("event")) {
-            place = attribute.span();
+            last = Some(attribute);
             let outcome = attribute.parse_nested_meta(|meta| {
                 if let Err(error) = given.take(&meta) {
                     errors.add(error);
@@ -49,12 +49,12 @@ impl Attributes {
             });
             errors.keep(outcome);
         }
-        if given.topic.is_none() && errors.is_empty() {
-            errors.add(Error::new(place, NO_TOPIC));
-        }
         let checked = given.check(&mut errors);
         errors.finish()?;
-        checked.ok_or_else(|| Error::new(place, NO_TOPIC))
+        checked.ok_or_else(|| match last {
+            Some(attribute) => Error::new_spanned(attribute, NO_TOPIC),
+            None => Error::new(name.span(), NO_TOPIC),
+        })
     }
 }
 
@@ -95,7 +95,7 @@ impl Given {
 
     /// Checks each value by itself. `None` where there is no topic, or a bad one.
     fn check(self, errors: &mut Errors) -> Option<Attributes> {
-        let krate = self.krate.map(|text| errors.or(text.parse(), parse_quote!(::fabric)));
+        let krate = self.krate.map(|text| errors.or(krate(&text), parse_quote!(::fabric)));
         let version = self.version.map(|number| errors.or(version(&number), 1));
         let event_type = self.event_type.map(|text| errors.or(event_type(&text), String::new()));
         let priority = self.priority.and_then(|text| errors.keep(priority(&text)));
@@ -182,6 +182,11 @@ fn skip_value(input: ParseStream<'_>) -> Result<()> {
 fn at<T>(text: &LitStr, parse: fn(&str) -> std::result::Result<T, String>) -> Result<At<T>> {
     let value = parse(&text.value()).map_err(|why| Error::new(text.span(), why))?;
     Ok(At { value, span: text.span() })
+}
+
+fn krate(text: &LitStr) -> Result<Path> {
+    let why = "no path to Event Fabric, such as `::fabric` or `fabric_core`";
+    text.parse().map_err(|_| Error::new(text.span(), format!("{:?} is {why}", text.value())))
 }
 
 fn version(number: &LitInt) -> Result<u32> {

@@ -174,9 +174,10 @@ impl Code<'_> {
         let private = self.private();
         let span = here(self.name.span());
         let whole = |module: &str| {
-            let module = Ident::new(module, span);
+            // Without its feature the module is missing: that error is about the attribute.
+            let module = Ident::new(module, here(self.attributes.content.span));
             let encode = quote_spanned! {span=> #private::#module::encode(self) };
-            (encode, quote_spanned! {span=> #private::#module::decode(payload) })
+            (encode, quote_spanned! {span=> #private::#module::decode::<Self>(payload) })
         };
         let (encode, decode) = match self.attributes.content.value.codec {
             Codec::Json => whole("json"),
@@ -209,7 +210,8 @@ impl Code<'_> {
             ));
         };
         let (private, held) = (self.private(), &field.ty);
-        let encode = quote_spanned! {here(held.span())=> #private::raw::encode(&self.#member) };
+        let encode =
+            quote_spanned! {here(held.span())=> #private::raw::encode::<#held>(&self.#member) };
         let decode = quote_spanned! {here(held.span())=>
             #private::raw::decode::<Self, #held>(payload)
         };
