@@ -5,8 +5,6 @@
 use std::fmt::{self, Write};
 use std::sync::OnceLock;
 
-use smallvec::SmallVec;
-
 use crate::name;
 use crate::topic::Topic;
 use crate::{Error, ErrorKind, Result};
@@ -32,53 +30,81 @@ pub fn fixed_topic(made: &'static OnceLock<Topic>, text: &str) -> Result<Topic> 
 
 /// The topic of one value of the type called `event`.
 pub fn topic(event: &str, parts: &[Part<'_>]) -> Result<Topic> {
-    let mut text = Text(SmallVec::new());
+    let mut text = Text { bytes: [0; Topic::MAX_BYTES], len: 0 };
+    let mut dots = 0;
     for part in parts {
-        match part {
-            Part::Literal(literal) => text.0.extend_from_slice(literal.as_bytes()),
-            Part::Field(field, value) => {
-                let start = text.0.len();
-                let shown = write!(text, "{value}");
-                check_level(&text.0[start..], shown)
-                    .map_err(|why| bad_field(event, field, &why))?;
+        let written = match part {
+            Part::Literal(literal) => {
+                dots += count_dots(literal.as_bytes());
+                text.write_str(literal)
             }
+            Part::Field(_, value) => write!(text, "{value}"),
+        };
+        if written.is_err() {
+            return checked_topic(event, parts);
         }
     }
-    let text = String::from_utf8_lossy(&text.0);
-    Topic::new(text).map_err(|error| error.with("type", event))
+    // With the dots of the literals alone and no empty level, each field has made exactly one.
+    let text = &text.bytes[..text.len];
+    match std::str::from_utf8(text).map(Topic::new) {
+        Ok(Ok(topic)) if count_dots(text) == dots => Ok(topic),
+        _ => checked_topic(event, parts),
+    }
 }
 
-/// Text that stays on the stack as long as it can be a topic.
-struct Text(SmallVec<[u8; Topic::MAX_BYTES]>);
+/// Text on the stack that is no longer than a topic.
+struct Text {
+    bytes: [u8; Topic::MAX_BYTES],
+    len: usize,
+}
 
 impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
+        let end = self.len + text.len();
+        let free = self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?;
+        free.copy_from_slice(text.as_bytes());
+        self.len = end;
         Ok(())
     }
 }
 
+fn count_dots(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'.').count()
+}
+
+/// The same, level by level, to tell what is wrong.
+#[cold]
+fn checked_topic(event: &str, parts: &[Part<'_>]) -> Result<Topic> {
+    let mut text = String::new();
+    for part in parts {
+        match part {
+            Part::Literal(literal) => text.push_str(literal),
+            Part::Field(field, value) => {
+                let start = text.len();
+                let shown = write!(text, "{value}");
+                check_level(&text[start..], shown).map_err(|why| {
+                    let text = format!("the field `{field}` of `{event}` {why}");
+                    Error::new(ErrorKind::InvalidTopic, text)
+                })?;
+            }
+        }
+    }
+    Topic::new(text).map_err(|error| error.with("type", event))
+}
+
 /// Whether what a field has written is one level.
-fn check_level(level: &[u8], shown: fmt::Result) -> Result<(), String> {
+fn check_level(level: &str, shown: fmt::Result) -> Result<(), String> {
     if shown.is_err() {
         return Err("cannot be displayed".to_owned());
-    }
-    let level = String::from_utf8_lossy(level);
-    if name::is_word(&level) {
-        return Ok(());
     }
     let rule = match level.char_indices().find(|(_, c)| !name::is_word_char(*c)) {
         Some((at, c)) => {
             format!("it has {c:?} at byte {at}, and a level holds only A-Z, a-z, 0-9, `_` and `-`")
         }
-        None => "no level is empty".to_owned(),
+        None if level.is_empty() => "no level is empty".to_owned(),
+        None => return Ok(()),
     };
-    Err(format!("is {}, which is no level of a topic: {rule}", name::shown(&level)))
-}
-
-#[cold]
-fn bad_field(event: &str, field: &str, why: &str) -> Error {
-    Error::new(ErrorKind::InvalidTopic, format!("the field `{field}` of `{event}` {why}"))
+    Err(format!("is {}, which is no level of a topic: {rule}", name::shown(level)))
 }
 
 #[cfg(feature = "json")]

@@ -171,8 +171,7 @@ pub(crate) fn has_wildcard(name: &str) -> bool {
     name.bytes().any(|byte| matches!(byte, b'*' | b'#' | b'>'))
 }
 
-/// Whether a level may be `level`.
-pub(crate) fn is_word(level: &str) -> bool {
+fn is_word(level: &str) -> bool {
     !level.is_empty() && level.bytes().all(|byte| WORD_BYTES[usize::from(byte)])
 }
 
