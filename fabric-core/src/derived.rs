@@ -3,7 +3,9 @@
 #![expect(clippy::missing_errors_doc, reason = "generated code calls this; `TypedEvent` tells")]
 
 use std::fmt::{self, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 
 use crate::name;
 use crate::topic::Topic;
@@ -107,6 +109,56 @@ fn check_level(level: &str, shown: fmt::Result) -> Result<(), String> {
     Err(format!("is {}, which is no level of a topic: {rule}", name::shown(level)))
 }
 
+/// A field, asked for the bytes that it holds outside of itself.
+///
+/// Method resolution takes [`HeldBytes`] where the field's type is one of those below, else the
+/// answer of [`HeldElsewhere`], which is one reference further away: none that can be told.
+#[derive(Debug)]
+pub struct Held<'a, T>(pub &'a T);
+
+/// The bytes of types that tell.
+pub trait HeldBytes {
+    /// How many they are.
+    fn held_bytes(&self) -> usize;
+}
+
+/// The bytes of all other types.
+pub trait HeldElsewhere {
+    /// None that can be told.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl<T> HeldElsewhere for &Held<'_, T> {}
+
+macro_rules! held {
+    ($(<$($param:ident)?> $owner:ty, $it:ident => $bytes:expr;)+) => {$(
+        impl$(<$param>)? HeldBytes for Held<'_, $owner> {
+            fn held_bytes(&self) -> usize {
+                let $it = self.0;
+                $bytes
+            }
+        }
+
+        impl$(<$param>)? HeldBytes for Held<'_, Option<$owner>> {
+            fn held_bytes(&self) -> usize {
+                self.0.as_ref().map_or(0, |$it| $bytes)
+            }
+        }
+    )+};
+}
+
+held! {
+    <> String, text => text.capacity();
+    <> Box<str>, text => text.len();
+    <> Arc<str>, text => text.len();
+    <> Bytes, bytes => bytes.len();
+    <T> Vec<T>, items => items.capacity() * size_of::<T>();
+    <T> Box<[T]>, items => size_of_val::<[T]>(items);
+    <T> Arc<[T]>, items => size_of_val::<[T]>(items);
+}
+
 #[cfg(feature = "json")]
 pub mod json {
     //! Payloads of JSON.
@@ -208,6 +260,17 @@ mod tests {
         }
         let error = of(&Broken).unwrap_err();
         assert_eq!(error.message(), "the field `plan` of `Step` cannot be displayed");
+    }
+
+    #[test]
+    fn bytes_on_the_heap_are_counted_where_the_type_tells() {
+        assert_eq!((&Held(&String::with_capacity(9))).held_bytes(), 9);
+        assert_eq!((&Held(&vec![1_u32, 2])).held_bytes(), 8);
+        assert_eq!((&Held(&Some(Bytes::from_static(b"abc")))).held_bytes(), 3);
+        assert_eq!((&Held(&None::<Bytes>)).held_bytes(), 0);
+        assert_eq!((&Held(&Arc::<[u16]>::from([1, 2]))).held_bytes(), 4);
+        assert_eq!((&Held(&7_u8)).held_bytes(), 0);
+        assert_eq!((&Held(&std::collections::BTreeMap::from([(1, 2)]))).held_bytes(), 0);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub mod __private {
 
     #[cfg(feature = "json")]
     pub use crate::derived::json;
-    pub use crate::derived::{Part, fixed_topic, raw, topic};
+    pub use crate::derived::{Held, HeldBytes, HeldElsewhere, Part, fixed_topic, raw, topic};
     pub use crate::{Priority, Result, Topic, TypedEvent, TypedRequest};
 }
 

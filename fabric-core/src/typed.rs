@@ -76,6 +76,9 @@ pub trait TypedEvent: Sized + Send + Sync + 'static {
     }
 
     /// Bytes that the value takes in memory, for the bounds of queues that hold it unencoded.
+    ///
+    /// Say so where it holds more than itself. `#[derive(Event)]` counts the text, bytes and lists
+    /// in its fields, but not what the items of a list hold in turn.
     fn size_in_memory(&self) -> usize {
         size_of_val(self)
     }

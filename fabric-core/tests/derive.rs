@@ -107,6 +107,25 @@ fn a_fixed_topic_is_made_once_and_a_plain_type_adds_nothing_to_its_event() {
     assert_eq!((event.event_type(), event.content_type()), ("agent.heartbeat", "application/json"));
 }
 
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "shapes")]
+enum Shape {
+    Point(u8),
+    Named { name: String, tags: Vec<u16>, note: Option<Box<str>> },
+    Nothing,
+}
+
+#[test]
+fn text_bytes_and_lists_count_for_the_bounds_of_queues() {
+    let own = size_of::<Shape>();
+    let note = Some("ninety".into());
+    let named = Shape::Named { name: String::with_capacity(100), tags: vec![1, 2], note };
+    assert_eq!(named.size_in_memory(), own + 100 + 4 + 6);
+    assert_eq!((Shape::Point(1).size_in_memory(), Shape::Nothing.size_in_memory()), (own, own));
+    let frame = Frame(bytes::Bytes::from(vec![0; 5000]));
+    assert_eq!(frame.size_in_memory(), size_of::<Frame>() + 5000);
+}
+
 #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
 #[event(topic = "sensors.{0}.{1}", key = "1")]
 struct Reading(Room, u8, f64);

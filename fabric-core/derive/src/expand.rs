@@ -1,7 +1,7 @@
 //! From the type with its attributes to the implementation of `TypedEvent`.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Error, Field, Fields, Ident, Index, Member, Path, Result};
@@ -16,8 +16,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     errors.keep(check_places(&input.data));
     let attributes = errors.keep(Attributes::read(&input.attrs, &input.ident));
     let code = attributes.and_then(|attributes| {
-        let fields = fields(&input.data);
-        let code = Code { name: &input.ident, fields, attributes: &attributes };
+        let code = Code { name: &input.ident, data: &input.data, attributes: &attributes };
         errors.keep(code.write())
     });
     errors.finish()?;
@@ -65,18 +64,10 @@ fn check_places(data: &Data) -> Result<()> {
     errors.finish()
 }
 
-/// The fields that topic and key may name: those of a struct.
-fn fields(data: &Data) -> Option<&Fields> {
-    match data {
-        Data::Struct(data) => Some(&data.fields),
-        Data::Enum(_) | Data::Union(_) => None,
-    }
-}
-
 /// Everything that is known about the type.
 struct Code<'a> {
     name: &'a Ident,
-    fields: Option<&'a Fields>,
+    data: &'a Data,
     attributes: &'a Attributes,
 }
 
@@ -93,6 +84,7 @@ impl Code<'_> {
         let media_type = &self.attributes.content.value.media_type;
         let (name, private) = (self.name, self.private());
         let (priority, ttl, request) = (self.priority(), self.ttl(), self.request());
+        let size = self.size();
         Ok(quote! {
             #[automatically_derived]
             impl #private::TypedEvent for #name {
@@ -106,6 +98,7 @@ impl Code<'_> {
                 #codec
                 #priority
                 #ttl
+                #size
             }
 
             #request
@@ -242,6 +235,47 @@ impl Code<'_> {
         })
     }
 
+    /// The size of the value with what its fields hold.
+    fn size(&self) -> TokenStream {
+        let private = self.private();
+        let arm = |path: TokenStream, fields: &Fields| {
+            let (members, names): (Vec<_>, Vec<_>) = members(fields)
+                .enumerate()
+                .map(|(n, (member, _))| (member, format_ident!("field_{n}")))
+                .unzip();
+            quote! {
+                #path { #(#members: #names),* } => {
+                    0 #(+ (&#private::Held(#names)).held_bytes())*
+                }
+            }
+        };
+        let arms: Vec<_> = match self.data {
+            Data::Struct(data) => vec![arm(quote! { Self }, &data.fields)],
+            Data::Enum(data) => data
+                .variants
+                .iter()
+                .map(|variant| {
+                    let name = &variant.ident;
+                    arm(quote! { Self::#name }, &variant.fields)
+                })
+                .collect(),
+            Data::Union(_) => Vec::new(),
+        };
+        if arms.is_empty() {
+            return TokenStream::new();
+        }
+        quote! {
+            fn size_in_memory(&self) -> usize {
+                #[allow(unused_imports, reason = "some types need the one, some the other")]
+                use #private::{HeldBytes as _, HeldElsewhere as _};
+                let held = match self {
+                    #(#arms)*
+                };
+                ::core::mem::size_of::<Self>() + held
+            }
+        }
+    }
+
     fn request(&self) -> Option<TokenStream> {
         let (name, private) = (self.name, self.private());
         let reply = self.attributes.reply.as_ref()?;
@@ -255,7 +289,7 @@ impl Code<'_> {
 
     /// The field called `name`, which `attribute` at `span` asks for.
     fn member(&self, name: &str, attribute: &str, span: Span) -> Result<Member> {
-        let Some(fields) = self.fields else {
+        let Some(fields) = self.fields() else {
             let text = format!(
                 "`{attribute}` names the field `{name}`, and an enum has no field that all its \
                  variants share: make each variant a struct with a topic of its own"
@@ -280,8 +314,16 @@ impl Code<'_> {
         )
     }
 
+    /// The fields that topic and key may name: those of a struct.
+    fn fields(&self) -> Option<&Fields> {
+        match self.data {
+            Data::Struct(data) => Some(&data.fields),
+            Data::Enum(_) | Data::Union(_) => None,
+        }
+    }
+
     fn only_field(&self) -> Option<(Member, &Field)> {
-        let mut members = members(self.fields?);
+        let mut members = members(self.fields()?);
         members.next().filter(|_| members.next().is_none())
     }
 
