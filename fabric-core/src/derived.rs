@@ -263,6 +263,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::needless_borrow, reason = "the reference makes the choice, as in `Held`")]
     fn bytes_on_the_heap_are_counted_where_the_type_tells() {
         assert_eq!((&Held(&String::with_capacity(9))).held_bytes(), 9);
         assert_eq!((&Held(&vec![1_u32, 2])).held_bytes(), 8);

@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Fragile {
 }
 
 fn fabric() -> Fabric {
-    Fabric::new(Memory::new(MemoryConfig::new()).unwrap())
+    Fabric::new(Memory::new(MemoryConfig::new()).expect("memory opens"))
 }
 
 fn ready(step: u32) -> StepReady {
