@@ -33,6 +33,7 @@ mod request;
 mod secret;
 mod stats;
 mod subscription;
+mod text;
 mod time;
 mod topic;
 mod trie;

@@ -80,7 +80,8 @@ impl EventBuilder {
     pub fn caused_by(self, cause: &Event) -> Self {
         self.rare(|extra| {
             extra.causation_id = Some(cause.id().clone());
-            extra.correlation_id = Some(cause.correlation_id().unwrap_or(cause.id()).clone());
+            extra.correlation_id =
+                Some(cause.correlation_id().unwrap_or_else(|| cause.id()).clone());
             if extra.trace.is_none() {
                 extra.trace = cause.trace().cloned();
             }
