@@ -7,6 +7,7 @@ mod backend;
 mod batch;
 mod capabilities;
 mod chunk;
+pub mod codec;
 #[cfg(feature = "config")]
 mod config;
 mod dead_letter;
@@ -56,6 +57,7 @@ pub use backend::{
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
 pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
