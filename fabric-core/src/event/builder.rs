@@ -164,6 +164,12 @@ impl EventBuilder {
         })
     }
 
+    /// Sets one CloudEvents extension, for what no field stands for: `dataref`, `sequence`, … The
+    /// name has 1 to 20 lower-case letters and digits.
+    pub fn extension(self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.rare(|extra| extra.extensions.insert(name.as_ref(), value.as_ref()))
+    }
+
     /// Sets the payload: bytes, text or a region. The content type stays as it is.
     pub fn payload(self, payload: impl Into<Payload>) -> Self {
         self.with(|event| {
