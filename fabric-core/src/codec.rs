@@ -20,7 +20,7 @@
 mod cbor;
 #[cfg(feature = "json")]
 pub(crate) mod json;
-mod media;
+pub(crate) mod media;
 #[cfg(feature = "msgpack")]
 mod msgpack;
 mod raw;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use builder::{EventBuilder, IntoEvent};
-use extensions::Extensions;
+pub(crate) use extensions::Extensions;
 
 use crate::dead_letter::DeadLetter;
 use crate::headers::{Headers, names};
@@ -49,6 +49,14 @@ impl Priority {
             Self::High => "high",
             Self::Critical => "critical",
         }
+    }
+
+    /// The priority of this word on the wire.
+    #[cfg(feature = "json")]
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        [Self::Low, Self::Normal, Self::High, Self::Critical]
+            .into_iter()
+            .find(|priority| priority.as_str() == word)
     }
 }
 
@@ -563,6 +571,40 @@ impl Event {
     /// Bytes of what travels as headers: names and values of headers and extensions.
     pub(crate) fn headers_size(&self) -> usize {
         self.extra().headers.size() + self.extra().extensions.size()
+    }
+
+    /// Whether it has an id and a time.
+    #[cfg(feature = "json")]
+    pub(crate) fn is_stamped(&self) -> bool {
+        !self.id.is_unset() && self.time != Timestamp::MIN
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn has_default_content_type(&self) -> bool {
+        self.content_type() == DEFAULT_CONTENT_TYPE
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn due(&self) -> Option<Due> {
+        self.extra().due
+    }
+
+    /// The same with what was read beside the fields.
+    #[cfg(feature = "json")]
+    pub(crate) fn with_read(
+        mut self,
+        payload: bytes::Bytes,
+        extensions: Extensions,
+        letter: Option<DeadLetter>,
+    ) -> Self {
+        self.payload = payload.into();
+        if extensions.size() > 0 {
+            self.extra_mut().extensions = extensions;
+        }
+        if let Some(letter) = letter {
+            self.extra_mut().dead_letter = Some(Arc::new(letter));
+        }
+        self
     }
 
     /// Whether any rare field is set, so that options need a look.

@@ -7,6 +7,8 @@ mod backend;
 mod batch;
 mod capabilities;
 mod chunk;
+#[cfg(feature = "json")]
+pub mod cloudevents;
 pub mod codec;
 #[cfg(feature = "config")]
 mod config;

@@ -261,6 +261,19 @@ impl EventBuilder {
         Ok(event)
     }
 
+    /// The first error so far.
+    #[cfg(feature = "json")]
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.0.as_ref().err()
+    }
+
+    /// What was built so far, to go on with.
+    #[cfg(feature = "json")]
+    pub(crate) fn take(&mut self) -> Self {
+        let gone = Err(Error::new(ErrorKind::InvalidEvent, "the event was taken"));
+        Self(std::mem::replace(&mut self.0, gone))
+    }
+
     pub(crate) fn encoded(self, content_type: &str, payload: Result<bytes::Bytes>) -> Self {
         self.with(|event| {
             event.payload = payload?.into();

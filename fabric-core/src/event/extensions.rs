@@ -29,14 +29,14 @@ const RESERVED: [&str; 16] = [
 
 /// A map from name to text, in the order of the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Extensions(Vec<(Box<str>, Box<str>)>);
+pub(crate) struct Extensions(Vec<(Box<str>, Box<str>)>);
 
 impl Extensions {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 
-    pub(super) fn insert(&mut self, name: &str, value: &str) -> Result<()> {
+    pub(crate) fn insert(&mut self, name: &str, value: &str) -> Result<()> {
         check(name, value)?;
         let at = self.find(name);
         let replaced = at.map_or(0, |at| name.len() + self.0[at].1.len());
@@ -55,20 +55,20 @@ impl Extensions {
         Ok(())
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.find(name).ok().map(|at| &*self.0[at].1)
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn remove(&mut self, name: &str) -> Option<String> {
         self.find(name).ok().map(|at| self.0.remove(at).1.into())
     }
 
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// Bytes of all names and values together.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
