@@ -118,4 +118,4 @@ pub(crate) struct Refusal {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

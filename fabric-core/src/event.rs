@@ -625,6 +625,12 @@ impl Event {
     }
 }
 
+impl AsRef<Self> for Event {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// The media type of an event that names none.
 pub const DEFAULT_CONTENT_TYPE: &str = "application/json";
 

@@ -24,6 +24,8 @@ mod headers;
 mod health;
 mod id;
 mod info;
+#[cfg(feature = "json")]
+pub mod jsonl;
 mod layer;
 mod name;
 mod notice;
