@@ -37,6 +37,13 @@ pub(crate) struct MemberFlags {
     pub(crate) closing: AtomicBool,
 }
 
+impl MemberFlags {
+    /// Whether somebody waits to hear of each settlement.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.starved.load(Ordering::SeqCst) || self.closing.load(Ordering::SeqCst)
+    }
+}
+
 /// Somebody who takes deliveries for the group.
 pub(crate) struct Member {
     pub(crate) client: u64,
