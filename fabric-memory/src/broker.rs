@@ -3,6 +3,8 @@
 
 mod dedup;
 mod group;
+#[cfg(test)]
+mod model;
 mod plain;
 mod stream;
 mod track;

@@ -940,6 +940,20 @@ impl GroupState {
     }
 }
 
+#[cfg(test)]
+impl GroupState {
+    /// Whether nothing is held, waits or is counted; `Err` says what.
+    pub(crate) fn check_empty(&self) -> Result<(), String> {
+        let queues: usize = self.queues.iter().map(BTreeSet::len).sum();
+        let members: Vec<_> = self.members().map(|m| (m.holds, m.chunks.len())).collect();
+        let left = (self.held.len(), queues, self.outstanding.len());
+        if left == (0, 0, 0) && members.iter().all(|of| *of == (0, 0)) {
+            return Ok(());
+        }
+        Err(format!("held, queued, outstanding: {left:?}; by members: {members:?}"))
+    }
+}
+
 type Pick = fn(&mut GroupState, &mut Streams, usize, Timestamp) -> Option<(usize, u64, usize, u32)>;
 
 fn event_at(stream: &mut Stream, number: u64) -> Option<&Event> {
