@@ -927,16 +927,15 @@ impl GroupState {
             .filter(|entry| entry.slot == slot)
             .map(|entry| u64::from(entry.open().count_ones()))
             .sum();
+        // Urgent events ahead of the cursor are held as long as nobody got them.
         let track = &self.tracks.list[slot];
-        // Urgent events ahead of the cursor are both in the backlog and held.
-        let ahead = self
-            .held
-            .range((slot, track.cursor)..(slot + 1, 0))
-            .filter(|(_, held)| fresh(held))
-            .count() as u64;
+        let from = track.cursor.max(stream.first());
+        let ahead: u64 = track
+            .spans(from, track.limit(stream))
+            .map(|(start, end)| end - start - stream.urgent_in(start, end))
+            .sum();
         let fresh_held = waiting.iter().filter(|held| fresh(held)).count() as u64;
-        let undelivered = track.backlog(stream) + fresh_held - ahead;
-        (undelivered, out + waiting.len() as u64 - fresh_held)
+        (ahead + fresh_held, out + waiting.len() as u64 - fresh_held)
     }
 }
 
