@@ -48,7 +48,8 @@ impl MemberFlags {
 pub(crate) struct Member {
     pub(crate) client: u64,
     prefetch: usize,
-    /// What it holds, or more: settled ones are taken off when it matters.
+    /// What it holds, or more: the sum of what its chunks count for. Settled deliveries are taken
+    /// off with the last of their chunk, or when it matters.
     holds: usize,
     chunks: Vec<u64>,
     waker: Option<Waker>,
@@ -69,6 +70,8 @@ impl fmt::Debug for Member {
 struct Outstanding {
     chunk: Arc<Chunk>,
     member: usize,
+    /// How many of its deliveries the member's `holds` counts.
+    counted: usize,
     /// Nobody holds it any more but by its deliveries.
     orphaned: bool,
     slot: usize,
@@ -353,11 +356,12 @@ impl GroupState {
         let mut holds = 0;
         let mut kept = Vec::with_capacity(chunks.len());
         for serial in chunks {
-            let open = self.outstanding.get(&serial).map_or(0, Outstanding::open);
-            if open == 0 {
+            let Some(entry) = self.outstanding.get_mut(&serial) else { continue };
+            entry.counted = entry.open().count_ones() as usize;
+            holds += entry.counted;
+            if entry.counted == 0 {
                 self.outstanding.remove(&serial);
             } else {
-                holds += open.count_ones() as usize;
                 kept.push(serial);
             }
         }
@@ -520,6 +524,7 @@ impl GroupState {
         let mut outstanding = Outstanding {
             chunk: Arc::clone(&chunk),
             member,
+            counted: len,
             orphaned: false,
             slot,
             first,
@@ -578,12 +583,12 @@ impl GroupState {
         let early = if streams.has_bug(Bug::LeaseEndsEarly) { wait / 2 } else { Duration::ZERO };
         let mut next: Option<Instant> = None;
         let mut ended: Vec<(usize, u64, u32, bool)> = Vec::new();
-        let mut closed: HashSet<u64> = HashSet::new();
+        let mut closed: Vec<u64> = Vec::new();
         for (serial, entry) in &mut self.outstanding {
             entry.look(now, wait);
             let open = entry.open();
             if open == 0 {
-                closed.insert(*serial);
+                closed.push(*serial);
                 continue;
             }
             let over: u64 = entry
@@ -605,7 +610,7 @@ impl GroupState {
                 *mask != 0
             });
             if entry.leases.is_empty() {
-                closed.insert(*serial);
+                closed.push(*serial);
                 continue;
             }
             let first = entry.leases.iter().map(|(_, until)| *until - early).min();
@@ -614,7 +619,7 @@ impl GroupState {
                 if unseen { Some((now + step).min(first.unwrap_or(now + step))) } else { first };
             next = next.into_iter().chain(look).min();
         }
-        self.outstanding.retain(|serial, _| !closed.contains(serial));
+        closed.into_iter().for_each(|serial| self.close(serial));
         for (slot, number, attempts, handed) in ended {
             let (attempts, queue) =
                 if handed { (attempts + 1, Queue::Retry) } else { (attempts, Queue::Unseen) };
@@ -658,14 +663,7 @@ impl GroupState {
             stream = Some(self.tracks.list[entry.slot].stream);
             of = Some(entry.member);
             if entry.open() == 0 {
-                let (member, orphaned) = (entry.member, entry.orphaned);
-                self.outstanding.remove(&serial);
-                if !orphaned && let Some(member) = self.member(member) {
-                    member.holds = member.holds.saturating_sub(chunk.len());
-                    if let Some(at) = member.chunks.iter().position(|known| *known == serial) {
-                        member.chunks.swap_remove(at);
-                    }
-                }
+                self.close(serial);
             }
         }
         if let Some(member) = of.and_then(|of| self.member(of))
@@ -675,6 +673,19 @@ impl GroupState {
             wakers.push(waker);
         }
         stream
+    }
+
+    /// Nothing of a chunk is open any more.
+    fn close(&mut self, serial: u64) {
+        let Some(entry) = self.outstanding.remove(&serial) else { return };
+        if !entry.orphaned
+            && let Some(member) = self.member(entry.member)
+        {
+            member.holds -= entry.counted;
+            if let Some(at) = member.chunks.iter().position(|known| *known == serial) {
+                member.chunks.swap_remove(at);
+            }
+        }
     }
 
     /// Gives `mask` of `chunk` back.
@@ -785,7 +796,7 @@ impl GroupState {
         let (slot, first, attempts) = (entry.slot, entry.first, entry.attempts);
         let handed = entry.chunk.handed();
         if entry.open() == 0 {
-            self.outstanding.remove(&serial);
+            self.close(serial);
         }
         for bit in bits(revoked) {
             let number = first + u64::from(bit);
