@@ -86,8 +86,9 @@ struct Outstanding {
 }
 
 impl Outstanding {
+    /// What is not settled: somebody has it, or is about to give it back.
     fn open(&self) -> u64 {
-        self.chunk.full_mask() & !self.chunk.closed()
+        self.chunk.full_mask() & !self.chunk.settled()
     }
 
     /// Leases what was handed out since the last look for `wait` from `now`.
@@ -609,7 +610,7 @@ impl GroupState {
                 *mask &= !over;
                 *mask != 0
             });
-            if entry.leases.is_empty() {
+            if entry.open() == 0 {
                 closed.push(*serial);
                 continue;
             }
@@ -703,6 +704,7 @@ impl GroupState {
         let Some(entry) = self.outstanding.get(&serial) else { return };
         let (slot, first, attempts) = (entry.slot, entry.first, entry.attempts);
         if streams.has_bug(Bug::DropNack) {
+            chunk.returned(mask);
             self.settled(chunk, wakers);
             return;
         }
@@ -719,6 +721,7 @@ impl GroupState {
                 }
             }
         }
+        chunk.returned(mask);
         self.settled(chunk, wakers);
         if delay.is_none() {
             self.wake(wakers);

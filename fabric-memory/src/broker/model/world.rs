@@ -466,7 +466,9 @@ impl World {
             options.expect_last =
                 Some(Position::new(self.topics[topic].clone(), incarnation, number.into()));
         }
-        self.submit(vec![event], options, now)
+        self.submit(vec![event], options, now)?;
+        // What was due between its clock and ours is due at once.
+        self.reach(self.now().instant, true)
     }
 
     fn publish_batch(&mut self, topic: usize, count: usize, mixed: bool, priority: u8) -> Verdict {
