@@ -1231,7 +1231,7 @@ impl Broker {
         now: Now,
         wakers: &mut Wakers,
     ) {
-        let bytes = event.size_in_memory();
+        let (bytes, priority) = (event.size_in_memory(), event.priority());
         let number = self.streams.stream(inbox).push(event, bytes, now.wall);
         let leaks = self.has_bug(Bug::InboxLeaks);
         if let Ok(index) = self.group_index(name)
@@ -1241,7 +1241,8 @@ impl Broker {
             // It is not read in turn but held with its own attempt number and time.
             state.tracks.list[slot].skip(number, number + 1);
             state.tracks.make_ready(slot);
-            state.delay(slot, number, attempt.saturating_sub(1), at, &mut self.timers);
+            let attempts = attempt.saturating_sub(1);
+            state.put(slot, number, priority, attempts, at, &mut self.timers);
             state.wake(wakers);
         }
         if leaks {

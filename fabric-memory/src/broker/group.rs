@@ -133,6 +133,18 @@ enum Queue {
 
 const QUEUES: usize = 5;
 
+impl Queue {
+    /// The queue of a priority; `usual` where it is the usual one.
+    fn of(priority: Priority, usual: Self) -> Self {
+        match priority {
+            Priority::Critical => Self::Critical,
+            Priority::High => Self::High,
+            Priority::Normal => usual,
+            Priority::Low => Self::Low,
+        }
+    }
+}
+
 pub(crate) struct GroupState {
     pub(crate) name: Group,
     pub(crate) definition: GroupDefinition,
@@ -249,15 +261,11 @@ impl GroupState {
         priority: Priority,
         wakers: &mut Wakers,
     ) {
-        let queue = match priority {
-            Priority::Critical => Some(Queue::Critical),
-            Priority::High => Some(Queue::High),
-            Priority::Normal | Priority::Low => None,
-        };
-        if let Some(queue) = queue
-            && self.tracks.list[slot].until.is_none()
-        {
-            self.hold((slot, number), 0, queue);
+        if self.tracks.list[slot].until.is_some() {
+            return;
+        }
+        if priority > Priority::Normal {
+            self.hold((slot, number), 0, Queue::of(priority, Queue::Unseen));
         }
         self.tracks.make_ready(slot);
         self.wake(wakers);
@@ -274,9 +282,7 @@ impl GroupState {
                     .filter(|(_, priority)| *priority > Priority::Normal)
                     .collect();
                 for (n, priority) in urgent {
-                    let queue =
-                        if priority == Priority::Critical { Queue::Critical } else { Queue::High };
-                    self.hold((slot, n), 0, queue);
+                    self.hold((slot, n), 0, Queue::of(priority, Queue::Unseen));
                 }
             }
             number = end;
@@ -646,13 +652,8 @@ impl GroupState {
             self.lagged += 1;
             return;
         }
-        let queue = match stream.priority_at(number) {
-            Some(Priority::Critical) => Queue::Critical,
-            Some(Priority::High) => Queue::High,
-            Some(Priority::Low) => Queue::Low,
-            _ => queue,
-        };
-        self.hold((slot, number), attempts, queue);
+        let priority = stream.priority_at(number).unwrap_or_default();
+        self.hold((slot, number), attempts, Queue::of(priority, queue));
     }
 
     /// Members settled what `chunk` had, all of it.
@@ -745,17 +746,18 @@ impl GroupState {
         }
     }
 
-    /// Holds back the events `first..end` of a topic until `at`.
-    pub(crate) fn delay(
+    /// Holds an event that is not read in turn, back until `at` where there is one.
+    pub(crate) fn put(
         &mut self,
         slot: usize,
         number: u64,
+        priority: Priority,
         attempts: u32,
         at: Option<Instant>,
         timers: &mut super::Timers,
     ) {
         match at {
-            None => self.hold((slot, number), attempts, Queue::Unseen),
+            None => self.hold((slot, number), attempts, Queue::of(priority, Queue::Unseen)),
             Some(at) => {
                 self.hold((slot, number), attempts, Queue::Delayed);
                 let (group, serial) = (self.name.clone(), self.serial);
