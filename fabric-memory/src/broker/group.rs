@@ -711,20 +711,19 @@ impl GroupState {
         }
         let delay =
             nack.delay.filter(|delay| !delay.is_zero() && !streams.has_bug(Bug::NackIgnoresDelay));
+        let kept = streams.peek(self.tracks.list[slot].stream).first();
         for bit in bits(mask) {
             let number = first + u64::from(bit);
             match delay {
-                None => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
-                Some(delay) => {
-                    self.hold((slot, number), attempts + 1, Queue::Delayed);
-                    let (group, serial) = (self.name.clone(), self.serial);
-                    timers.set(now + delay, Timer::Return { group, serial, slot, number });
+                Some(delay) if number >= kept => {
+                    self.put_off((slot, number), attempts + 1, now + delay, timers);
                 }
+                _ => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
             }
         }
         chunk.returned(mask);
         self.settled(chunk, wakers);
-        if delay.is_none() {
+        if delay.is_none() || self.lagged > 0 {
             self.wake(wakers);
         }
     }
@@ -758,12 +757,15 @@ impl GroupState {
     ) {
         match at {
             None => self.hold((slot, number), attempts, Queue::of(priority, Queue::Unseen)),
-            Some(at) => {
-                self.hold((slot, number), attempts, Queue::Delayed);
-                let (group, serial) = (self.name.clone(), self.serial);
-                timers.set(at, Timer::Return { group, serial, slot, number });
-            }
+            Some(at) => self.put_off((slot, number), attempts, at, timers),
         }
+    }
+
+    /// Nobody gets the event before `at`.
+    fn put_off(&mut self, place: Place, attempts: u32, at: Instant, timers: &mut super::Timers) {
+        self.hold(place, attempts, Queue::Delayed);
+        let (group, serial, (slot, number)) = (self.name.clone(), self.serial, place);
+        timers.set(at, Timer::Return { group, serial, slot, number });
     }
 
     /// Begins the leases of `mask` anew.
