@@ -415,13 +415,15 @@ impl Broker {
 
     /// The event is not kept, as a reader's policy says: every reader learns of it.
     pub(crate) fn drop_newest(&mut self, index: usize, wakers: &mut Wakers) {
-        for (group, _) in self.readers[index].groups.clone() {
-            if let Some(state) = self.groups[group].as_mut() {
+        for (group, slot) in &self.readers[index].groups {
+            if let Some(state) = self.groups[*group].as_mut()
+                && state.tracks.list[*slot].until.is_none()
+            {
                 state.lag(1, wakers);
             }
         }
-        for (plain, _) in self.readers[index].plains.clone() {
-            if let Some(state) = self.plains[plain].as_mut() {
+        for (plain, _) in &self.readers[index].plains {
+            if let Some(state) = self.plains[*plain].as_mut() {
                 state.lagged += 1;
                 state.wake(wakers);
             }

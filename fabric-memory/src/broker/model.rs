@@ -249,7 +249,10 @@ fn search(cases: u32, seed: u64, bug: Option<Bug>) -> Option<String> {
         .run(&steps, |(setup, ops)| run(&setup, &ops, bug).map_err(TestCaseError::fail));
     match found {
         Ok(()) => None,
-        Err(TestError::Fail(why, steps)) => Some(format!("{why}\n{steps:#?}")),
+        Err(TestError::Fail(why, (setup, ops))) => {
+            let ops: String = ops.iter().map(|op| format!("\n        Op::{op:?},")).collect();
+            Some(format!("{why}\n    {setup:?}, [{ops}\n    ]"))
+        }
         Err(TestError::Abort(why)) => Some(why.to_string()),
     }
 }
