@@ -230,6 +230,7 @@ struct Seat {
     /// Which group, and which life of it; none without a group.
     group: Option<(usize, u64)>,
     plain: Option<usize>,
+    member: Option<Member>,
     prefetch: usize,
     subscription: Subscription,
     flag: Arc<Flag>,
@@ -825,6 +826,7 @@ impl World {
             client,
             group,
             plain: if let Place::Plain(index) = place { Some(index) } else { None },
+            member: if let Place::Member(member) = place { Some(member) } else { None },
             prefetch,
             subscription: Subscription::from_source(tap),
             flag: Arc::new(Flag::default()),
@@ -1581,6 +1583,8 @@ impl World {
                 _ if self.seatings[id] != Seating::Taken => {
                     return Err(format!("{id} sleeps, and its client has stopped"));
                 }
+                // The broker has yet to hear of what makes room for it.
+                Some(_) if self.has_untold(seat.member) => {}
                 Some((group, life)) => {
                     let gone = self.lives[group] != life;
                     let waits = gone || self.model.has_something(group, id, seat.prefetch, now);
@@ -1591,8 +1595,8 @@ impl World {
                 }
             }
         }
-        if self.setup.age {
-            // Room that comes by age alone wakes nobody.
+        // Room that comes by age alone wakes nobody.
+        if self.setup.age || !lock(&self.stage).calls.is_empty() {
             return Ok(());
         }
         for topic in 0..self.topics.len() {
@@ -1600,6 +1604,15 @@ impl World {
             self.observe_evictions(Cause::Room(topic, 1))?;
         }
         Ok(())
+    }
+
+    /// Whether settlements of a member have not reached the broker.
+    fn has_untold(&self, member: Option<Member>) -> bool {
+        let same =
+            |of: &Member| member.is_some_and(|m| m.serial == of.serial && m.index == of.index);
+        lock(&self.stage).calls.iter().any(|call| match call {
+            Call::Settled(of, _) | Call::Nack(of, ..) | Call::Dropped(of, ..) => same(of),
+        })
     }
 
     /// Whoever is first in line to publish and sleeps has no room.
