@@ -9,11 +9,11 @@ use futures_core::future::BoxFuture;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::Result;
 use crate::event::{Event, Stamp};
 use crate::position::Position;
 use crate::time::Now;
 use crate::topic::Topic;
+use crate::{Error, Result};
 
 /// Events that are handed to a backend together, in order, with what the call asked for.
 ///
@@ -72,6 +72,11 @@ impl Batch {
     #[must_use]
     pub fn confirm(self, outcome: impl FnMut(&Event) -> Result<Receipt>) -> Confirms {
         Confirms::ready(Outcomes::each(self.events.iter().map(outcome)))
+    }
+
+    /// Events of an earlier batch once more, with its options, at the present time.
+    pub(crate) fn again(events: SmallVec<[Event; 1]>, options: SubmitOptions) -> Self {
+        Self { events, options, now: Now::read() }
     }
 
     /// Bytes of all payloads and headers, as held in memory.
@@ -176,6 +181,23 @@ impl Outcomes {
                 Self(Repr::Each(first.into_iter().chain(second).chain(results).collect()))
             }
         }
+    }
+
+    /// The same error for each of `count` events.
+    #[must_use]
+    pub fn failed(count: usize, error: &Error) -> Self {
+        Self::each(std::iter::repeat_n(error, count).map(|error| Err(error.clone())))
+    }
+
+    /// The events that were not confirmed: their places in the batch, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+        let results = match &self.0 {
+            Repr::One(result) => std::slice::from_ref(result),
+            Repr::Run { .. } => &[],
+            Repr::Each(results) => results,
+        };
+        let numbered = results.iter().enumerate();
+        numbered.filter_map(|(index, result)| Some((index, result.as_ref().err()?)))
     }
 
     /// How many events the batch had.

@@ -30,6 +30,7 @@ mod payload;
 mod position;
 mod prefix;
 mod request;
+mod retry;
 mod secret;
 mod stats;
 mod subscription;
@@ -42,6 +43,8 @@ pub mod clock {
     //! One clock for timers and timestamps; it follows tokio's, also where that is paused.
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
+
+pub mod layers;
 
 pub mod header {
     //! Rules and well-known names of headers.
@@ -84,6 +87,7 @@ pub use payload::{MemoryKind, Payload, Region};
 pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;
 pub use request::{IntoRequest, Replier, Request, Requests, RespondOptions, remote_error};
+pub use retry::Retry;
 pub use secret::Secret;
 pub use stats::StatsSnapshot;
 pub use subscription::{Replay, Source, Subscription};

@@ -1,0 +1,13 @@
+//! The layers that come with Fabric, one file each.
+//!
+//! [`Layer`](crate::Layer) says how they stack and in which order.
+
+mod retry;
+mod timeout;
+mod way;
+
+#[cfg(test)]
+mod probe;
+
+pub use retry::PublishRetry;
+pub use timeout::Timeout;
