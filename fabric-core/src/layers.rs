@@ -2,6 +2,7 @@
 //!
 //! [`Layer`](crate::Layer) says how they stack and in which order.
 
+mod limit;
 mod retry;
 mod timeout;
 mod way;
@@ -9,5 +10,6 @@ mod way;
 #[cfg(test)]
 mod probe;
 
+pub use limit::Limit;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
