@@ -12,9 +12,9 @@ use super::way::{Way, groups_by_way};
 use crate::backend::{Backend, DynGroups, SharedBackend};
 use crate::batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 use crate::capabilities::{Ability, Capabilities};
+use crate::consumer::Retry;
 use crate::event::Event;
 use crate::layer::Layer;
-use crate::retry::Retry;
 use crate::{Error, Result, RetryClass};
 
 /// Publishes again what was not accepted, by a [`Retry`] policy.
@@ -58,6 +58,7 @@ use crate::{Error, Result, RetryClass};
 #[must_use = "a layer does nothing before it is added"]
 pub struct PublishRetry {
     policy: Retry,
+    within: Option<Duration>,
     pipelined: bool,
     retried: Arc<AtomicU64>,
 }
@@ -65,7 +66,13 @@ pub struct PublishRetry {
 impl PublishRetry {
     /// Tries again by `policy`.
     pub fn new(policy: Retry) -> Self {
-        Self { policy, pipelined: false, retried: Arc::default() }
+        Self { policy, within: None, pipelined: false, retried: Arc::default() }
+    }
+
+    /// Begins no try later than that after the first.
+    pub const fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
     }
 
     /// Does not hold back what comes after an event that is being retried; the stack claims no
@@ -262,9 +269,11 @@ impl Job {
         if done {
             return None;
         }
-        let pause = self.layer.policy.delay(attempt, self.began.elapsed(), fastrand::f64())?;
-        let deadline = self.options.deadline;
-        (deadline.is_none_or(|deadline| Instant::now() + pause < deadline)).then_some(pause)
+        let pause = self.layer.policy.next(attempt)?;
+        let next = Instant::now() + pause;
+        let in_time = self.options.deadline.is_none_or(|deadline| next < deadline)
+            && self.layer.within.is_none_or(|within| next <= self.began + within);
+        in_time.then_some(pause)
     }
 }
 
@@ -461,6 +470,14 @@ mod tests {
         let publish = fabric.publish(event("a", "x")).timeout(SECOND * 3);
         assert_eq!(publish.await.unwrap_err().kind(), ErrorKind::Connect);
         assert_eq!(probe.seen().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_try_begins_within_the_total_time() {
+        let probe = failing(std::iter::repeat_n(safe(), 99));
+        let fabric = probe.under(every_second(50).within(SECOND * 3));
+        fabric.publish(event("a", "x")).await.unwrap_err();
+        assert_eq!(probe.seen().last().unwrap().after, SECOND * 3);
     }
 
     #[tokio::test(start_paused = true)]
