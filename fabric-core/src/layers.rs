@@ -2,6 +2,8 @@
 //!
 //! [`Layer`](crate::Layer) says how they stack and in which order.
 
+mod batch;
+mod circuit_breaker;
 mod limit;
 mod retry;
 mod timeout;
@@ -10,6 +12,8 @@ mod way;
 #[cfg(test)]
 mod probe;
 
+pub use batch::Batching;
+pub use circuit_breaker::{CircuitBreaker, CircuitState};
 pub use limit::Limit;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
