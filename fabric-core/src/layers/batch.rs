@@ -137,7 +137,13 @@ struct Contents {
     /// None once it has gone.
     events: Option<SmallVec<[Event; 1]>>,
     bytes: usize,
-    options: SubmitOptions,
+    options: Option<Box<SubmitOptions>>,
+}
+
+impl Contents {
+    fn is_transient(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.transient)
+    }
 }
 
 impl Gathering {
@@ -147,7 +153,7 @@ impl Gathering {
 
     /// Whether `batch` does not mix with others.
     fn goes_alone(&self, batch: &Batch) -> bool {
-        batch.options.expect_last.is_some()
+        batch.expect_last().is_some()
             || batch.events.len() > self.rule.max_events
             || batch.size() > self.rule.max_bytes
     }
@@ -175,11 +181,7 @@ impl Gathering {
 
     /// An empty batch that follows the newest on its way.
     fn begin(&self, first: &Batch, newest: &mut Option<HandedOver>) -> Lot {
-        let options = SubmitOptions {
-            deadline: first.options.deadline,
-            transient: first.options.transient,
-            expect_last: None,
-        };
+        let options = first.options.clone();
         let events = Some(SmallVec::new());
         let contents = Arc::new(Mutex::new(Contents { events, bytes: 0, options }));
         let go = Arc::new(Notify::new());
@@ -233,19 +235,22 @@ impl Lot {
         let mut contents = lock(&self.contents);
         let contents = &mut *contents;
         let (count, bytes) = (batch.events.len(), batch.size());
-        let Some(events) = &mut contents.events else { return Err(batch) };
-        let from = events.len();
+        let Some(gathered) = &contents.events else { return Err(batch) };
+        let from = gathered.len();
         let fits = from == 0
             || (from + count <= rule.max_events
                 && contents.bytes + bytes <= rule.max_bytes
-                && contents.options.transient == batch.options.transient);
+                && contents.is_transient() == batch.is_transient());
         if !fits {
             return Err(batch);
         }
-        events.extend(batch.events);
+        let deadline = batch.deadline();
+        contents.events.get_or_insert_default().extend(batch.events);
         contents.bytes += bytes;
-        let deadline = contents.options.deadline.zip(batch.options.deadline);
-        contents.options.deadline = deadline.map(|(one, other)| one.max(other));
+        if let Some(options) = &mut contents.options {
+            let both = options.deadline.zip(deadline);
+            options.deadline = both.map(|(one, other)| one.max(other));
+        }
         let answers = self.answers.clone();
         let confirms = Confirms::pending(async move { part(&*answers.await, from, count) });
         let full = from + count >= rule.max_events || contents.bytes >= rule.max_bytes;

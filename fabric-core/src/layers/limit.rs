@@ -289,7 +289,7 @@ impl Limited {
         if batch.events.is_empty() {
             return way.submit(&self.inner, batch).await;
         }
-        let places = self.admit(batch.events.len(), batch.options.deadline).await?;
+        let places = self.admit(batch.events.len(), batch.deadline()).await?;
         Ok(places.until(way.submit(&self.inner, batch).await?))
     }
 }
@@ -462,7 +462,7 @@ mod tests {
         let _held = fabric.submit(event(0)).await.unwrap();
         let batch = || {
             let mut batch = Batch::one(event(1));
-            batch.options.deadline = Some(Instant::now() + SECOND);
+            batch.options.get_or_insert_default().deadline = Some(Instant::now() + SECOND);
             batch
         };
         let error = fabric.backend().submit(batch()).await.unwrap_err();

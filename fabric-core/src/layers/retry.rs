@@ -192,7 +192,7 @@ struct Job {
     layer: PublishRetry,
     way: Way,
     events: SmallVec<[Event; 1]>,
-    options: SubmitOptions,
+    options: Option<Box<SubmitOptions>>,
     began: Instant,
     dedup: bool,
     keeps_order: bool,
@@ -259,9 +259,13 @@ impl Job {
     fn is_worth_it(&self, error: &Error) -> bool {
         match error.retry() {
             RetryClass::Safe => true,
-            RetryClass::Ambiguous => self.dedup && self.options.expect_last.is_none(),
+            RetryClass::Ambiguous => self.dedup && !self.expects_last(),
             RetryClass::Never => false,
         }
+    }
+
+    fn expects_last(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.expect_last.is_some())
     }
 
     /// How long to wait before the next try; `None` to give up.
@@ -271,7 +275,8 @@ impl Job {
         }
         let pause = self.layer.policy.next(attempt)?;
         let next = Instant::now() + pause;
-        let in_time = self.options.deadline.is_none_or(|deadline| next < deadline)
+        let deadline = self.options.as_ref().and_then(|options| options.deadline);
+        let in_time = deadline.is_none_or(|deadline| next < deadline)
             && self.layer.within.is_none_or(|within| next <= self.began + within);
         in_time.then_some(pause)
     }

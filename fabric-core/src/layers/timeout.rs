@@ -151,8 +151,8 @@ impl Bounded {
 
 /// Moves the deadline of `batch` forward to `due`.
 fn hasten(batch: &mut Batch, due: Instant) {
-    let deadline = batch.options.deadline.map_or(due, |deadline| deadline.min(due));
-    batch.options.deadline = Some(deadline);
+    let options = batch.options.get_or_insert_default();
+    options.deadline = Some(options.deadline.map_or(due, |deadline| deadline.min(due)));
 }
 
 /// The same confirms; where they do not come by `due`, nobody knows.
@@ -180,8 +180,7 @@ impl Backend for Bounded {
     crate::forward!(self.inner: info, capabilities, notices, close);
 
     fn try_submit(&self, mut batch: Batch) -> Result<Confirms, Batch> {
-        let (count, limit, asked) =
-            (batch.events.len(), self.limits.publish, batch.options.deadline);
+        let (count, limit, asked) = (batch.events.len(), self.limits.publish, batch.deadline());
         if count == 0 {
             return self.inner.try_submit(batch);
         }
@@ -190,7 +189,7 @@ impl Backend for Bounded {
         match self.inner.try_submit(batch) {
             Ok(confirms) => Ok(bound(confirms, count, limit, due)),
             Err(mut batch) => {
-                batch.options.deadline = asked;
+                batch.options.get_or_insert_default().deadline = asked;
                 Err(batch)
             }
         }
@@ -345,7 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_backend_is_told_the_limit_and_cut_off_if_it_does_not_keep_it() {
         let probe = Probe::new(|_, batch| {
-            let limit = batch.options.deadline.unwrap() - Instant::now();
+            let limit = batch.deadline().unwrap() - Instant::now();
             assert_eq!(limit, SECOND);
             let full = Error::new(ErrorKind::Full, "no room");
             Answer::refused(full).room_after(limit)
