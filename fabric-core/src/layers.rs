@@ -4,6 +4,7 @@
 
 mod batch;
 mod circuit_breaker;
+mod fault;
 mod limit;
 mod retry;
 mod timeout;
@@ -14,6 +15,7 @@ mod probe;
 
 pub use batch::Batching;
 pub use circuit_breaker::{CircuitBreaker, CircuitState};
+pub use fault::{Fault, Faults};
 pub use limit::Limit;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
