@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::dead_letter::DeadLetterOffice;
 use crate::event::Event;
@@ -139,6 +140,41 @@ pub struct Chunk {
     lost: OnceLock<Notify>,
     office: OnceLock<Arc<DeadLetterOffice>>,
     base: Option<Arc<Self>>,
+    /// The bits of deliveries that are not handed out here.
+    hidden: u64,
+    watch: Option<Arc<dyn SettleWatch>>,
+}
+
+/// A settlement as a layer sees it pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settlement<'a> {
+    Ack,
+    Nack(&'a Nack),
+    /// To the dead letters.
+    Reject,
+}
+
+/// What a layer does about the settlements of deliveries that it handed out.
+pub(crate) trait SettleWatch: Send + Sync + 'static {
+    /// Before they go on: what the layer answers itself, for all of them or some.
+    fn before(&self, chunk: &Chunk, mask: u64, settlement: Settlement<'_>) -> Option<Answered>;
+
+    /// Once the answer is there.
+    fn after(
+        &self,
+        chunk: &Chunk,
+        mask: u64,
+        settlement: Settlement<'_>,
+        began: Instant,
+        result: &Result<()>,
+    );
+}
+
+/// Deliveries whose settlement a layer answers itself; it does not reach the broker.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) mask: u64,
+    pub(crate) result: Result<()>,
 }
 
 impl Chunk {
@@ -167,6 +203,8 @@ impl Chunk {
             lost: OnceLock::new(),
             office: OnceLock::new(),
             base: None,
+            hidden: 0,
+            watch: None,
         }
     }
 
@@ -232,6 +270,30 @@ impl Chunk {
         let len = base.len();
         let received = base.received;
         Self { base: Some(base), ..Self::new(Arc::new(events), 0, len, received) }
+    }
+
+    /// The same deliveries, of which only those in `shown` are handed out.
+    pub(crate) fn view(base: Arc<Self>, shown: u64) -> Self {
+        let (events, start, len) = (Arc::clone(&base.events), base.start, base.len);
+        let view = Self::new(events, start as usize, len as usize, base.received);
+        Self { hidden: !shown, base: Some(base), ..view }
+    }
+
+    /// Sets what watches settlements.
+    pub(crate) fn with_watch(mut self, watch: Arc<dyn SettleWatch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Those who watch settlements, the outermost first.
+    pub(crate) fn watches(&self) -> impl Iterator<Item = &Arc<dyn SettleWatch>> {
+        let layers = std::iter::successors(Some(self), |chunk| chunk.base.as_deref());
+        layers.filter_map(|chunk| chunk.watch.as_ref())
+    }
+
+    /// Whether the delivery at `index` is handed out elsewhere, if at all.
+    pub(crate) fn is_hidden(&self, index: usize) -> bool {
+        self.hidden & 1 << index != 0 || self.base.as_ref().is_some_and(|b| b.is_hidden(index))
     }
 
     /// How many deliveries it has.
@@ -347,7 +409,8 @@ impl Chunk {
     }
 
     pub(crate) fn hand_out(&self, count: u32) {
-        self.base().handed.store(count, Ordering::Release);
+        // Views of one chunk may be handed out in any order.
+        self.base().handed.fetch_max(count, Ordering::AcqRel);
     }
 
     pub(crate) fn has_settler(&self) -> bool {
