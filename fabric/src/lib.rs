@@ -1,1 +1,25 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "config")]
+mod config;
+mod connect;
+pub mod global;
+mod registry;
+mod shutdown;
+
+#[doc(inline)]
+pub use fabric_core::*;
+
+#[cfg(feature = "config")]
+pub use config::Config;
+pub use connect::{Connect, connect};
+pub use registry::Registry;
+pub use shutdown::{Shutdown, shutdown_signal};
+
+#[cfg(feature = "memory")]
+pub mod memory {
+    //! The backend inside one process: `memory://` and `memory://name`.
+    #[doc(inline)]
+    pub use fabric_memory::*;
+}
