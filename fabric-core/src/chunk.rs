@@ -259,7 +259,7 @@ impl Chunk {
     /// The bits that are settled or lost.
     #[must_use]
     pub fn closed(&self) -> u64 {
-        self.base().closed.load(Ordering::Acquire)
+        self.base().closed.load(Ordering::SeqCst)
     }
 
     /// How many of the first deliveries were handed to the user.
@@ -272,7 +272,7 @@ impl Chunk {
     /// Returns the bits that were still open, which are the caller's now.
     pub fn revoke(&self, mask: u64) -> u64 {
         let base = self.base();
-        let before = base.closed.fetch_or(mask, Ordering::AcqRel);
+        let before = base.closed.fetch_or(mask, Ordering::SeqCst);
         let revoked = mask & !before;
         if revoked != 0
             && let Some(lost) = base.lost.get()
@@ -344,8 +344,22 @@ impl Chunk {
     /// Claims the open deliveries in `mask`; `Err` holds those that were not open any more.
     pub(crate) fn claim(&self, mask: u64) -> (u64, bool) {
         let base = self.base();
-        let before = base.closed.fetch_or(mask, Ordering::AcqRel);
+        let before = base.closed.fetch_or(mask, Ordering::SeqCst);
         (mask & !before, before | mask == base.full_mask())
+    }
+
+    /// Settles deliveries that nobody may see any more. What cannot be settled comes again, and is
+    /// expired then too.
+    pub(crate) fn expire(self: &Arc<Self>, mask: u64) {
+        let (open, complete) = self.claim(mask);
+        if open == 0 {
+            return;
+        }
+        if let Settled::Done(Err(_)) =
+            self.settle_with(|settler, chunk| settler.ack(chunk, open, complete))
+        {
+            self.unclaim(open);
+        }
     }
 
     /// Gives a claim back after a settlement failed.

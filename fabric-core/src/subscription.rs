@@ -21,6 +21,7 @@ use crate::fabric::Listing;
 use crate::group::Group;
 use crate::options::GroupDefinition;
 use crate::stats::Stats;
+use crate::time::Timestamp;
 use crate::{Error, ErrorKind, Result};
 
 /// Where a subscription's deliveries come from, implemented by a backend.
@@ -309,6 +310,11 @@ impl Subscription {
     fn admit(&self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
         let mask = 1 << index;
         let n = index as usize;
+        // It may have expired while it waited here.
+        if chunk.events()[n].expires_at().is_some_and(|at| Timestamp::now() >= at) {
+            chunk.expire(mask);
+            return Admitted::Taken;
+        }
         if !chunk.has_settler() {
             return chunk
                 .fault(n)

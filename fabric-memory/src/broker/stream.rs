@@ -1,0 +1,327 @@
+//! One topic's events: sealed segments that readers share, and an open one that grows.
+//!
+//! A segment is sealed when it is long or heavy enough or when a reader reaches it. From then on
+//! it never changes, so that deliveries point into it; retention drops whole segments.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fabric_core::{Event, Position, Priority, Timestamp, Topic};
+
+/// The most events in a segment.
+const SEGMENT: usize = 64;
+
+/// Events that never change any more.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// The number of the first.
+    pub(crate) base: u64,
+    pub(crate) events: Arc<Vec<Event>>,
+    /// When each was stored.
+    stored: Vec<Timestamp>,
+    bytes: usize,
+    /// Whether any has a priority other than normal.
+    pub(crate) mixed: bool,
+}
+
+impl Segment {
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.events.len() as u64
+    }
+}
+
+/// The bounds of one topic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+    pub(crate) age: Option<Duration>,
+}
+
+/// The events of one topic, from `first` to `next`.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) topic: Topic,
+    pub(crate) incarnation: u64,
+    bounds: Bounds,
+    segment: usize,
+    sealed: VecDeque<Segment>,
+    open: Vec<Event>,
+    open_stored: Vec<Timestamp>,
+    open_bytes: usize,
+    open_mixed: bool,
+    first: u64,
+    next: u64,
+    bytes: usize,
+    /// Events accepted but not due yet; they count against the bounds.
+    pub(crate) scheduled: usize,
+    pub(crate) scheduled_bytes: usize,
+    last_time: Option<Timestamp>,
+}
+
+impl Stream {
+    pub(crate) fn new(topic: Topic, incarnation: u64, bounds: Bounds) -> Self {
+        Self {
+            topic,
+            incarnation,
+            bounds,
+            segment: SEGMENT.min(bounds.events / 8).max(1),
+            sealed: VecDeque::new(),
+            open: Vec::new(),
+            open_stored: Vec::new(),
+            open_bytes: 0,
+            open_mixed: false,
+            first: 0,
+            next: 0,
+            bytes: 0,
+            scheduled: 0,
+            scheduled_bytes: 0,
+            last_time: None,
+        }
+    }
+
+    /// The number of the oldest event that is kept.
+    pub(crate) const fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The number that the next event gets.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        (self.next - self.first) as usize
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) const fn last_time(&self) -> Option<Timestamp> {
+        self.last_time
+    }
+
+    pub(crate) fn position(&self, number: u64) -> Position {
+        Position::new(self.topic.clone(), self.incarnation, u128::from(number))
+    }
+
+    /// Whether `events` more of `bytes` fit without dropping anything.
+    pub(crate) const fn has_room(&self, events: usize, bytes: usize) -> bool {
+        self.len() + self.scheduled + events <= self.bounds.events
+            && self.bytes + self.scheduled_bytes + bytes <= self.bounds.bytes
+    }
+
+    /// Whether so many bytes fit into an empty topic.
+    pub(crate) const fn can_ever_hold(&self, bytes: usize) -> bool {
+        bytes <= self.bounds.bytes
+    }
+
+    pub(crate) fn push(&mut self, event: Event, bytes: usize, now: Timestamp) -> u64 {
+        if self.open.is_empty() && self.open.capacity() == 0 {
+            // As long as the last one was: one in lockstep with a reader, many before it.
+            let hint = self.sealed.back().map_or(4, |last| last.events.len().next_power_of_two());
+            let capacity = hint.min(self.segment);
+            self.open.reserve_exact(capacity);
+            self.open_stored.reserve_exact(capacity);
+        }
+        self.open_mixed |= event.priority() != Priority::Normal;
+        self.open.push(event);
+        self.open_stored.push(now);
+        self.open_bytes += bytes;
+        self.bytes += bytes;
+        self.last_time = Some(now);
+        let number = self.next;
+        self.next += 1;
+        if self.open.len() >= self.segment || self.open_bytes >= self.bounds.bytes / 16 {
+            self.seal();
+        }
+        number
+    }
+
+    /// For a seeded bug: the last two events change places.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn swap_last_two(&mut self) {
+        if let [.., a, b] = self.open.as_mut_slice() {
+            std::mem::swap(a, b);
+        }
+    }
+
+    #[cfg(not(feature = "seeded-bugs"))]
+    pub(crate) const fn swap_last_two(&mut self) {}
+
+    /// Takes a whole batch over as a segment, without copying. Returns the number of the first.
+    pub(crate) fn push_all(&mut self, events: Vec<Event>, bytes: usize, now: Timestamp) -> u64 {
+        let first = self.next;
+        if events.len() > self.segment || bytes > self.bounds.bytes / 16 {
+            for event in events {
+                let bytes = event.size_in_memory();
+                self.push(event, bytes, now);
+            }
+            return first;
+        }
+        self.seal();
+        self.next += events.len() as u64;
+        self.bytes += bytes;
+        self.last_time = Some(now);
+        let mixed = events.iter().any(|event| event.priority() != Priority::Normal);
+        let stored = vec![now; events.len()];
+        self.sealed.push_back(Segment {
+            base: first,
+            events: Arc::new(events),
+            stored,
+            bytes,
+            mixed,
+        });
+        first
+    }
+
+    pub(crate) fn seal(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.open);
+        let base = self.next - events.len() as u64;
+        self.sealed.push_back(Segment {
+            base,
+            events: Arc::new(events),
+            stored: std::mem::take(&mut self.open_stored),
+            bytes: std::mem::take(&mut self.open_bytes),
+            mixed: std::mem::take(&mut self.open_mixed),
+        });
+    }
+
+    /// The segment with event `number`, sealed if it was open.
+    pub(crate) fn segment_of(&mut self, number: u64) -> Option<&Segment> {
+        if number < self.first || number >= self.next {
+            return None;
+        }
+        if number >= self.next - self.open.len() as u64 {
+            self.seal();
+        }
+        // Mostly the newest or the oldest.
+        let newest = self.sealed.back().is_some_and(|last| number >= last.base);
+        let at = if newest {
+            self.sealed.len() - 1
+        } else {
+            self.sealed.partition_point(|segment| segment.end() <= number)
+        };
+        self.sealed.get(at)
+    }
+
+    /// How urgent event `number` is, if it is kept.
+    pub(crate) fn priority_at(&self, number: u64) -> Option<Priority> {
+        if number < self.first || number >= self.next {
+            return None;
+        }
+        let open = self.next - self.open.len() as u64;
+        if number >= open {
+            return self.open.get((number - open) as usize).map(Event::priority);
+        }
+        let at = self.sealed.partition_point(|segment| segment.end() <= number);
+        let segment = self.sealed.get(at)?;
+        if !segment.mixed {
+            return Some(Priority::Normal);
+        }
+        segment.events.get((number - segment.base) as usize).map(Event::priority)
+    }
+
+    /// Where the oldest segment begins and ends.
+    pub(crate) fn oldest(&mut self) -> Option<(u64, u64)> {
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        self.sealed.front().map(|segment| (segment.base.max(self.first), segment.end()))
+    }
+
+    /// Whether the oldest segment is older than the bound on age.
+    pub(crate) fn is_oldest_aged(&self, now: Timestamp) -> bool {
+        let Some(age) = self.bounds.age else { return false };
+        let stored = self.sealed.front().map_or(&self.open_stored, |segment| &segment.stored);
+        stored.last().is_some_and(|last| now.saturating_since(*last) > age)
+    }
+
+    /// Drops the oldest segment.
+    pub(crate) fn drop_oldest(&mut self) {
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        if let Some(segment) = self.sealed.pop_front() {
+            self.first = segment.end();
+            self.bytes -= segment.bytes;
+        }
+    }
+
+    /// Drops everything before `number`, which may lie within a segment.
+    pub(crate) fn drop_before(&mut self, number: u64) {
+        let number = number.min(self.next);
+        while let Some((_, end)) = self.oldest()
+            && end <= number
+        {
+            self.drop_oldest();
+        }
+        if number > self.first
+            && let Some(segment) = self.sealed.front_mut()
+        {
+            let dropped = (number - segment.base) as usize;
+            let bytes: usize = segment.events[(self.first - segment.base) as usize..dropped]
+                .iter()
+                .map(Event::size_in_memory)
+                .sum();
+            segment.bytes -= bytes;
+            self.bytes -= bytes;
+            self.first = number;
+        }
+    }
+
+    /// The first event stored at `time` or later.
+    pub(crate) fn number_at(&self, time: Timestamp) -> u64 {
+        let before = |stored: &[Timestamp]| stored.partition_point(|at| *at < time);
+        for segment in &self.sealed {
+            let skipped = before(&segment.stored);
+            if skipped < segment.stored.len() {
+                return (segment.base + skipped as u64).max(self.first);
+            }
+        }
+        self.next - (self.open.len() - before(&self.open_stored)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(events: usize) -> Stream {
+        let bounds = Bounds { events, bytes: 1 << 20, age: None };
+        Stream::new(Topic::new("a").unwrap(), 7, bounds)
+    }
+
+    fn event(n: u64) -> Event {
+        Event::to("a").id(n.to_string()).build().unwrap()
+    }
+
+    #[test]
+    fn events_keep_their_numbers_through_sealing_and_dropping() {
+        let mut stream = stream(1000);
+        for n in 0..200 {
+            assert_eq!(stream.push(event(n), 100, Timestamp::from_millis(n as i64)), n);
+        }
+        stream.push_all((200..230).map(event).collect(), 3000, Timestamp::from_millis(200));
+        for n in [0, 63, 64, 199, 200, 229] {
+            let segment = stream.segment_of(n).unwrap();
+            assert_eq!(*segment.events[(n - segment.base) as usize].id(), *n.to_string());
+        }
+        assert_eq!((stream.len(), stream.bytes()), (230, 23_000));
+        stream.drop_oldest();
+        assert_eq!((stream.first(), stream.len()), (64, 166));
+        stream.drop_before(70);
+        assert_eq!((stream.first(), stream.len()), (70, 160));
+        assert!(stream.segment_of(69).is_none() && stream.segment_of(70).is_some());
+        assert_eq!(stream.number_at(Timestamp::from_millis(100)), 100);
+        assert_eq!(stream.number_at(Timestamp::from_millis(0)), 70);
+        assert_eq!(stream.number_at(Timestamp::from_millis(201)), 230);
+        stream.drop_before(1000);
+        assert_eq!((stream.len(), stream.first(), stream.next()), (0, 230, 230));
+    }
+}

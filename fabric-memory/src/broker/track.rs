@@ -1,0 +1,161 @@
+//! How far one reader is in each of its topics.
+
+use std::collections::VecDeque;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::stream::Stream;
+
+/// One reader's place in one topic.
+#[derive(Debug)]
+pub(crate) struct Track {
+    pub(crate) stream: usize,
+    /// The next number to look at.
+    pub(crate) cursor: u64,
+    /// Where reading ends, once a redefinition took the topic away.
+    pub(crate) until: Option<u64>,
+    /// Ranges that are not for this reader.
+    skips: VecDeque<(u64, u64)>,
+    ready: bool,
+}
+
+impl Track {
+    /// The end of what may be read.
+    pub(crate) fn limit(&self, stream: &Stream) -> u64 {
+        self.until.unwrap_or(u64::MAX).min(stream.next())
+    }
+
+    /// Jumps over what is not for this reader and what is gone. Returns how many were gone.
+    pub(crate) fn settle_cursor(&mut self, stream: &Stream) -> u64 {
+        let mut missed = 0;
+        loop {
+            while self.skips.front().is_some_and(|(_, end)| *end <= self.cursor) {
+                self.skips.pop_front();
+            }
+            match self.skips.front() {
+                Some((start, end)) if *start <= self.cursor => self.cursor = *end,
+                next => {
+                    let first = stream.first().min(self.limit(stream));
+                    if self.cursor >= first {
+                        return missed;
+                    }
+                    let stop = next.map_or(first, |(start, _)| first.min(*start));
+                    missed += stop - self.cursor;
+                    self.cursor = stop;
+                }
+            }
+        }
+    }
+
+    /// Leaves `start..end` out.
+    pub(crate) fn skip(&mut self, start: u64, end: u64) {
+        match self.skips.back_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.skips.push_back((start, end)),
+        }
+    }
+
+    /// Where the next range to leave out begins.
+    pub(crate) fn next_skip(&self) -> u64 {
+        self.skips.front().map_or(u64::MAX, |(start, _)| *start)
+    }
+
+    /// How many events are still to be looked at.
+    pub(crate) fn backlog(&self, stream: &Stream) -> u64 {
+        let limit = self.limit(stream);
+        let from = self.cursor.max(stream.first());
+        let skipped: u64 = self
+            .skips
+            .iter()
+            .map(|(start, end)| (*end).min(limit).saturating_sub((*start).max(from)))
+            .sum();
+        limit.saturating_sub(from).saturating_sub(skipped)
+    }
+}
+
+/// One reader's places.
+#[derive(Debug, Default)]
+pub(crate) struct Tracks {
+    pub(crate) list: Vec<Track>,
+    by_stream: HashMap<usize, usize, RandomState>,
+    ready: VecDeque<usize>,
+}
+
+impl Tracks {
+    /// The slot of `stream`, new at `cursor` if there was none.
+    pub(crate) fn add(&mut self, stream: usize, cursor: u64) -> usize {
+        let slot = self.list.len();
+        self.list.push(Track { stream, cursor, until: None, skips: VecDeque::new(), ready: false });
+        self.by_stream.insert(stream, slot);
+        self.make_ready(slot);
+        slot
+    }
+
+    pub(crate) fn slot_of(&self, stream: usize) -> Option<usize> {
+        self.by_stream.get(&stream).copied()
+    }
+
+    /// Says that there may be something to read in `slot`.
+    pub(crate) fn make_ready(&mut self, slot: usize) {
+        let track = &mut self.list[slot];
+        if !track.ready {
+            track.ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// The slot whose turn it is.
+    pub(crate) fn front(&self) -> Option<usize> {
+        self.ready.front().copied()
+    }
+
+    /// How many slots may have something.
+    pub(crate) fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Takes the front slot off: there is nothing to read in it.
+    pub(crate) fn exhaust_front(&mut self) {
+        if let Some(slot) = self.ready.pop_front() {
+            self.list[slot].ready = false;
+        }
+    }
+
+    /// Lets the next slot have its turn.
+    pub(crate) fn rotate(&mut self) {
+        if let Some(slot) = self.ready.pop_front() {
+            self.ready.push_back(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fabric_core::{Event, Timestamp, Topic};
+
+    use super::super::stream::Bounds;
+    use super::*;
+
+    #[test]
+    fn skipped_events_are_jumped_over_and_lost_ones_counted() {
+        let bounds = Bounds { events: 8, bytes: 1 << 20, age: None };
+        let mut stream = Stream::new(Topic::new("a").unwrap(), 0, bounds);
+        for _ in 0..10 {
+            stream.push(Event::to("a").build().unwrap(), 1, Timestamp::now());
+        }
+        let mut tracks = Tracks::default();
+        let slot = tracks.add(0, 0);
+        let track = &mut tracks.list[slot];
+        track.skip(2, 4);
+        track.skip(4, 5);
+        assert_eq!(track.backlog(&stream), 7);
+        stream.drop_before(3);
+        assert_eq!(track.settle_cursor(&stream), 2);
+        assert_eq!((track.cursor, track.backlog(&stream)), (5, 5));
+        stream.drop_before(7);
+        assert_eq!(track.settle_cursor(&stream), 2);
+        track.until = Some(8);
+        assert_eq!((track.cursor, track.backlog(&stream)), (7, 1));
+    }
+}
