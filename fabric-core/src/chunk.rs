@@ -350,15 +350,14 @@ impl Chunk {
 
     /// Settles deliveries that nobody may see any more. What cannot be settled comes again, and is
     /// expired then too.
-    pub(crate) fn expire(self: &Arc<Self>, mask: u64) {
+    pub(crate) fn expire(self: &Arc<Self>, mask: u64) -> Option<BoxFuture<'static, Result<()>>> {
         let (open, complete) = self.claim(mask);
         if open == 0 {
-            return;
+            return None;
         }
-        if let Settled::Done(Err(_)) =
-            self.settle_with(|settler, chunk| settler.ack(chunk, open, complete))
-        {
-            self.unclaim(open);
+        match self.settle_with(|settler, chunk| settler.ack(chunk, open, complete)) {
+            Settled::Done(_) => None,
+            Settled::Pending(pending) => Some(pending),
         }
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::group::Group;
 use crate::options::GroupDefinition;
-use crate::pattern::Patterns;
+use crate::patterns::Patterns;
 use crate::position::Position;
 use crate::time::Timestamp;
 use crate::topic::Topic;

@@ -25,6 +25,7 @@ mod name;
 mod notice;
 mod options;
 mod pattern;
+mod patterns;
 mod payload;
 mod position;
 mod prefix;
@@ -77,7 +78,8 @@ pub use notice::{Notice, NoticeKind, NoticeSender, Notices};
 pub use options::{
     AckMode, DEFAULT_ACK_WAIT, End, GroupDefinition, ReplayOptions, SubscribeOptions, WhenFull,
 };
-pub use pattern::{IntoPattern, IntoPatterns, Pattern, Patterns};
+pub use pattern::{IntoPattern, Pattern};
+pub use patterns::{IntoPatterns, Patterns};
 pub use payload::{MemoryKind, Payload, Region};
 pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;

@@ -20,6 +20,9 @@ pub(crate) struct Rules {
 impl Rules {
     /// Says whether `name` keeps the rules, and if not, which one it breaks and where.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
+        if self.is_plain(name) {
+            return Ok(());
+        }
         if name.is_empty() || name.len() > self.max_bytes {
             return Err(self.wrong_length(name));
         }
@@ -38,6 +41,22 @@ impl Rules {
             start += level.len() + 1;
         }
         Ok(())
+    }
+
+    /// Whether `name` keeps the rules and has no wildcard: one quick pass for nearly all names.
+    fn is_plain(&self, name: &str) -> bool {
+        let (mut dots, mut level) = (0, 0);
+        for byte in name.bytes() {
+            if WORD_BYTES[usize::from(byte)] {
+                level += 1;
+            } else if byte == b'.' && level > 0 {
+                dots += 1;
+                level = 0;
+            } else {
+                return false;
+            }
+        }
+        level > 0 && dots < self.max_levels && name.len() <= self.max_bytes
     }
 
     #[cold]
@@ -102,6 +121,34 @@ struct Level<'a> {
     start: usize,
 }
 
+/// The levels of a name that are left: a third of the size of `str::Split`, and faster on short
+/// levels.
+#[derive(Clone, Copy)]
+pub(crate) struct Levels<'a>(Option<&'a str>);
+
+impl<'a> Levels<'a> {
+    pub(crate) fn of(name: &'a str) -> Self {
+        Self(Some(name))
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl<'a> Iterator for Levels<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let left = self.0?;
+        let Some(dot) = left.bytes().position(|byte| byte == b'.') else {
+            return self.0.take();
+        };
+        self.0 = Some(&left[dot + 1..]);
+        Some(&left[..dot])
+    }
+}
+
 /// Whether the first level of `topic` is one that Event Fabric keeps for itself.
 pub(crate) fn is_reserved(topic: &str) -> bool {
     let bytes = topic.as_bytes();
@@ -120,7 +167,7 @@ pub(crate) fn has_wildcard(name: &str) -> bool {
 }
 
 fn is_word(level: &str) -> bool {
-    !level.is_empty() && level.bytes().all(|byte| is_word_char(char::from(byte)))
+    !level.is_empty() && level.bytes().all(|byte| WORD_BYTES[usize::from(byte)])
 }
 
 fn is_wildcard(level: &str, last: bool) -> bool {
@@ -128,8 +175,20 @@ fn is_wildcard(level: &str, last: bool) -> bool {
 }
 
 fn is_word_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+    u8::try_from(c).is_ok_and(|byte| WORD_BYTES[usize::from(byte)])
 }
+
+/// The bytes that a level holds.
+static WORD_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let c = byte as u8;
+        table[byte] = c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        byte += 1;
+    }
+    table
+};
 
 /// First levels that users cannot reach by a wildcard.
 const RESERVED: [&str; 3] = ["dlq", "_reply", "_fabric"];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::group::Group;
-use crate::pattern::Patterns;
+use crate::patterns::Patterns;
 use crate::position::{Position, Start};
 use crate::time::Timestamp;
 use crate::{Error, ErrorKind, Result};
@@ -232,7 +232,7 @@ impl ReplayOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pattern::IntoPatterns as _;
+    use crate::patterns::IntoPatterns as _;
 
     #[test]
     fn a_join_that_differs_is_refused_with_both_values() {

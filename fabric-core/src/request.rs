@@ -11,7 +11,7 @@ use futures_core::stream::BoxStream;
 
 use crate::event::{Event, IntoEvent};
 use crate::group::Group;
-use crate::pattern::Patterns;
+use crate::patterns::Patterns;
 use crate::typed::{Typed, TypedRequest};
 use crate::{Error, ErrorKind, Result};
 

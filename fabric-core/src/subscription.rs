@@ -307,12 +307,12 @@ impl Subscription {
     }
 
     /// Decides what becomes of one delivery before the user sees it.
-    fn admit(&self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
+    fn admit(&mut self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
         let mask = 1 << index;
         let n = index as usize;
         // It may have expired while it waited here.
         if chunk.events()[n].expires_at().is_some_and(|at| Timestamp::now() >= at) {
-            chunk.expire(mask);
+            self.burials.extend(chunk.expire(mask));
             return Admitted::Taken;
         }
         if !chunk.has_settler() {

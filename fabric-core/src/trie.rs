@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::Pattern;
-use crate::name::{self, MAX_LEVELS};
+use crate::name::{self, Levels, MAX_LEVELS};
 
 /// A map from patterns to values that finds the values of all patterns a topic matches.
 ///
@@ -43,7 +43,9 @@ use crate::name::{self, MAX_LEVELS};
 #[derive(Clone)]
 pub struct PatternTrie<V> {
     /// Slot 0 is the root, which has no values; slots in `free` are empty.
-    nodes: Vec<Node<V>>,
+    nodes: Vec<Node>,
+    /// Of the node in the same slot; apart from it, since a search passes many nodes without any.
+    values: Vec<SmallVec<[V; 1]>>,
     free: Vec<Child>,
     edges: HashMap<u64, Child, RandomState>,
     words: Words,
@@ -56,6 +58,7 @@ impl<V> PatternTrie<V> {
     pub fn new() -> Self {
         Self {
             nodes: vec![Node::default()],
+            values: vec![SmallVec::new()],
             free: Vec::new(),
             edges: HashMap::default(),
             words: Words::default(),
@@ -84,7 +87,8 @@ impl<V> PatternTrie<V> {
                 None => self.add_child(at, level).get(),
             };
         }
-        self.nodes[index(at)].values.push(value);
+        self.nodes[index(at)].values += 1;
+        self.values[index(at)].push(value);
         self.len += 1;
     }
 
@@ -102,11 +106,12 @@ impl<V> PatternTrie<V> {
             at = child.get();
             path.push(at);
         }
-        let values = &mut self.nodes[index(at)].values;
+        let values = &mut self.values[index(at)];
         let Some(found) = values.iter().position(|known| known == value) else {
             return false;
         };
         values.swap_remove(found);
+        self.nodes[index(at)].values -= 1;
         self.len -= 1;
         for (level, pair) in pattern.levels().rev().zip(path.windows(2).rev()) {
             if !self.nodes[index(pair[1])].is_empty() {
@@ -136,8 +141,8 @@ impl<V> PatternTrie<V> {
     /// Visits what matches below `at`, whose own levels can have taken the `places` of the topic.
     fn visit<'a>(&'a self, at: u32, places: u32, walk: &Walk, visit: &mut impl FnMut(&'a V)) {
         let node = &self.nodes[index(at)];
-        if places & walk.end != 0 {
-            node.values.iter().for_each(&mut *visit);
+        if node.values != 0 && places & walk.end != 0 {
+            self.values[index(at)].iter().for_each(&mut *visit);
         }
         if let Some(child) = node.many {
             let lowest = places & places.wrapping_neg();
@@ -148,7 +153,7 @@ impl<V> PatternTrie<V> {
             return;
         }
         if let Some(child) = node.rest {
-            self.nodes[index(child.get())].values.iter().for_each(&mut *visit);
+            self.values[index(child.get())].iter().for_each(&mut *visit);
         }
         if let Some(child) = node.one {
             self.visit(child.get(), open << 1, walk, visit);
@@ -167,16 +172,23 @@ impl<V> PatternTrie<V> {
         visit: &mut impl FnMut(&'a V),
     ) {
         let filter = self.nodes[index(at)].filter;
+        let mut found = [(ROOT, 0); MAX_LEVELS];
+        let mut count = 0;
         let mut left = open & walk.known;
         while left != 0 {
-            let level = &walk.levels[left.trailing_zeros() as usize];
-            left &= !level.places;
-            if filter & filter_bit(level.word) == 0 {
+            let level = left.trailing_zeros() as usize;
+            let (word, places) = (walk.words[level], walk.places[level]);
+            left &= !places;
+            if filter & filter_bit(word) == 0 {
                 continue;
             }
-            if let Some(child) = self.edges.get(&edge(at, level.word)) {
-                self.visit(child.get(), (open & level.places) << 1, walk, visit);
+            if let Some(child) = self.edges.get(&edge(at, word)) {
+                found[count] = (child.get(), (open & places) << 1);
+                count += 1;
             }
+        }
+        for (child, places) in &found[..count] {
+            self.visit(*child, *places, walk, visit);
         }
     }
 
@@ -194,6 +206,7 @@ impl<V> PatternTrie<V> {
         let child = self.free.pop().unwrap_or_else(|| {
             let slot = u32::try_from(self.nodes.len()).ok().and_then(NonZeroU32::new);
             self.nodes.push(Node::default());
+            self.values.push(SmallVec::new());
             slot.expect("the root has slot 0, and four billion nodes exceed any memory")
         });
         let node = &mut self.nodes[index(at)];
@@ -227,6 +240,7 @@ impl<V> PatternTrie<V> {
         };
         if let Some(child) = child {
             self.nodes[index(child.get())] = Node::default();
+            self.values[index(child.get())] = SmallVec::new();
             self.free.push(child);
         }
     }
@@ -250,9 +264,10 @@ impl<V> fmt::Debug for PatternTrie<V> {
 /// The slot of a node other than the root.
 type Child = NonZeroU32;
 
-#[derive(Clone)]
-struct Node<V> {
-    values: SmallVec<[V; 1]>,
+#[derive(Clone, Default)]
+struct Node {
+    /// How many values it has.
+    values: u32,
     /// Below `*`.
     one: Option<Child>,
     /// Below `#`.
@@ -266,9 +281,9 @@ struct Node<V> {
     filter: u64,
 }
 
-impl<V> Node<V> {
+impl Node {
     fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.values == 0
             && self.words == 0
             && self.one.is_none()
             && self.many.is_none()
@@ -276,18 +291,15 @@ impl<V> Node<V> {
     }
 }
 
-impl<V> Default for Node<V> {
-    fn default() -> Self {
-        Self { values: SmallVec::new(), one: None, many: None, rest: None, words: 0, filter: 0 }
-    }
-}
-
 /// A number for the text of each literal level in use.
 #[derive(Clone, Default)]
 struct Words {
-    numbers: HashMap<Box<str>, Word, RandomState>,
+    numbers: HashMap<Text, Word, RandomState>,
     free: Vec<u32>,
 }
+
+/// The bytes of a level, in place where they are few: a search then follows one pointer less.
+type Text = SmallVec<[u8; 16]>;
 
 #[derive(Clone, Copy)]
 struct Word {
@@ -298,29 +310,29 @@ struct Word {
 
 impl Words {
     fn get(&self, text: &str) -> Option<u32> {
-        self.numbers.get(text).map(|word| word.number)
+        self.numbers.get(text.as_bytes()).map(|word| word.number)
     }
 
     /// The number of `text` for one edge more.
     fn hold(&mut self, text: &str) -> u32 {
-        if let Some(word) = self.numbers.get_mut(text) {
+        if let Some(word) = self.numbers.get_mut(text.as_bytes()) {
             word.edges += 1;
             return word.number;
         }
         let number = self.free.pop().unwrap_or_else(|| {
             u32::try_from(self.numbers.len()).expect("four billion words exceed any memory")
         });
-        self.numbers.insert(Box::from(text), Word { number, edges: 1 });
+        self.numbers.insert(Text::from_slice(text.as_bytes()), Word { number, edges: 1 });
         number
     }
 
     /// The number of `text` for one edge less: the last one takes it along.
     fn release(&mut self, text: &str) -> Option<u32> {
-        let word = self.numbers.get_mut(text)?;
+        let word = self.numbers.get_mut(text.as_bytes())?;
         word.edges -= 1;
         let Word { number, edges } = *word;
         if edges == 0 {
-            self.numbers.remove(text);
+            self.numbers.remove(text.as_bytes());
             self.free.push(number);
         }
         Some(number)
@@ -329,50 +341,42 @@ impl Words {
 
 /// What a search knows about its topic.
 struct Walk {
-    levels: [Level; MAX_LEVELS],
+    /// The number of each level's word, or [`NO_WORD`].
+    words: [u32; MAX_LEVELS],
+    /// For each level, all places in the topic with the same word.
+    places: [u32; MAX_LEVELS],
     /// The places of levels that some pattern names.
     known: u32,
     /// The place behind the last level.
     end: u32,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Level {
-    word: u32,
-    /// All places in the topic with this word.
-    places: u32,
-}
-
 impl Walk {
     /// Looks up the levels of `topic`; `None` if there are too many for a topic.
     fn new(topic: &str, words: &Words) -> Option<Self> {
-        let mut walk = Self { levels: [Level::default(); MAX_LEVELS], known: 0, end: 1 };
-        for (n, text) in topic.split('.').enumerate() {
-            let level = walk.levels.get_mut(n)?;
+        let (mut known, mut end) = (0, 1_u32);
+        let mut numbers = [NO_WORD; MAX_LEVELS];
+        for (n, text) in Levels::of(topic).enumerate() {
+            let number = numbers.get_mut(n)?;
             if let Some(word) = words.get(text) {
-                *level = Level { word, places: walk.end };
-                walk.known |= walk.end;
+                *number = word;
+                known |= end;
             }
-            walk.end <<= 1;
+            end <<= 1;
         }
-        walk.join_repeated();
-        Some(walk)
-    }
-
-    /// Lets levels of one word know of each other.
-    fn join_repeated(&mut self) {
-        let levels = self.end.trailing_zeros() as usize;
-        for later in 1..levels {
-            for earlier in 0..later {
-                let (a, b) = (self.levels[earlier], self.levels[later]);
-                if a.word == b.word && a.places != 0 && b.places != 0 {
-                    self.levels[earlier].places |= b.places;
-                    self.levels[later].places |= a.places;
-                }
+        let mut places = [0; MAX_LEVELS];
+        let levels = end.trailing_zeros() as usize;
+        for (number, places) in numbers.iter().zip(&mut places).take(levels) {
+            for (n, other) in numbers.iter().enumerate() {
+                *places |= u32::from(number == other) << n;
             }
         }
+        Some(Self { words: numbers, places, known, end })
     }
 }
+
+/// Stands for the word of a level that no pattern names.
+const NO_WORD: u32 = u32::MAX;
 
 fn index(slot: u32) -> usize {
     slot as usize
@@ -497,6 +501,7 @@ mod tests {
     fn assert_leaves_nothing<V>(trie: &PatternTrie<V>) {
         assert!(trie.nodes.iter().all(Node::is_empty));
         assert!(trie.nodes.iter().all(|node| node.filter == 0));
+        assert!(trie.values.iter().all(SmallVec::is_empty));
         assert_eq!(trie.free.len() + 1, trie.nodes.len());
         assert!(trie.edges.is_empty());
         assert!(trie.words.numbers.is_empty());

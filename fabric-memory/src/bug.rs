@@ -50,8 +50,6 @@ bugs! {
     PatternTooWide,
     /// The same id within the window is stored again.
     DedupIgnored,
-    /// An expired event is delivered.
-    TtlIgnored,
     /// A delayed event is delivered at once.
     DelayIgnored,
     /// Urgent events wait in line.

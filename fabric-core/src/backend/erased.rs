@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::info::{BackendInfo, GroupInfo, TopicInfo, Trim};
 use crate::notice::Notices;
 use crate::options::{GroupDefinition, ReplayOptions, SubscribeOptions};
-use crate::pattern::Patterns;
+use crate::patterns::Patterns;
 use crate::position::Start;
 use crate::request::{Requests, RespondOptions};
 use crate::subscription::Subscription;

@@ -8,7 +8,7 @@ use crate::event::{Event, IntoEvent};
 use crate::group::Group;
 use crate::info::{GroupInfo, TopicInfo, Trim};
 use crate::options::GroupDefinition;
-use crate::pattern::IntoPatterns;
+use crate::patterns::IntoPatterns;
 use crate::position::Start;
 use crate::time::Timestamp;
 use crate::topic::{IntoTopic, Topic};

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::capabilities::Ability;
 use crate::event::Event;
 use crate::group::Group;
-use crate::pattern::IntoPatterns;
+use crate::patterns::IntoPatterns;
 use crate::request::{IntoRequest, Requests, RespondOptions};
 use crate::time::Now;
 use crate::{Error, ErrorKind};

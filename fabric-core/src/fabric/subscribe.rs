@@ -11,7 +11,7 @@ use super::{Call, Fabric, group_named};
 use crate::capabilities::{Ability, Capabilities};
 use crate::dead_letter::DeadLetterOffice;
 use crate::options::{AckMode, End, ReplayOptions, SubscribeOptions, WhenFull};
-use crate::pattern::{IntoPatterns, Patterns};
+use crate::patterns::{IntoPatterns, Patterns};
 use crate::position::{Position, Start};
 use crate::subscription::{Replay, Subscription};
 use crate::{Error, ErrorKind, Result};

@@ -410,11 +410,10 @@ impl GroupState {
             self.last_retry = place;
             let held = self.release(place)?;
             let (slot, number) = place;
-            let ignore_ttl = streams.has_bug(Bug::TtlIgnored);
             let stream = streams.stream(self.tracks.list[slot].stream);
             match event_at(stream, number) {
                 None => self.lagged += 1,
-                Some(event) if is_expired(event, wall) && !ignore_ttl => self.skipped = true,
+                Some(event) if is_expired(event, wall) => self.skipped = true,
                 Some(_) => return Some((slot, number, 1, held.attempts)),
             }
         }
@@ -429,7 +428,6 @@ impl GroupState {
     ) -> Option<(usize, u64, usize, u32)> {
         let members = self.members.iter().flatten().filter(|member| !member.leaving).count().max(1);
         let ignore_priority = streams.has_bug(Bug::PriorityIgnored);
-        let ignore_ttl = streams.has_bug(Bug::TtlIgnored);
         while let Some(slot) = self.tracks.front() {
             let ready = self.tracks.ready_len();
             let track = &mut self.tracks.list[slot];
@@ -453,8 +451,7 @@ impl GroupState {
             let most = share.min(segment.events.len() - from);
             let plain = !segment.mixed || ignore_priority;
             let takes = |event: &Event| {
-                (plain || event.priority() == Priority::Normal)
-                    && (ignore_ttl || !is_expired(event, wall))
+                (plain || event.priority() == Priority::Normal) && !is_expired(event, wall)
             };
             let run =
                 segment.events[from..from + most].iter().take_while(|event| takes(event)).count();

@@ -101,7 +101,6 @@ impl Plain {
     }
 
     fn pick(&mut self, streams: &mut Streams, wall: Timestamp) -> Option<(usize, u64, usize)> {
-        let ignore_ttl = streams.has_bug(Bug::TtlIgnored);
         while let Some(slot) = self.tracks.front() {
             let ready = self.tracks.ready_len();
             let track = &mut self.tracks.list[slot];
@@ -123,7 +122,7 @@ impl Plain {
             let most = ((limit - first) as usize).min(segment.events.len() - from).min(MAX_CHUNK);
             let run = segment.events[from..from + most]
                 .iter()
-                .take_while(|event| ignore_ttl || !is_expired(event, wall))
+                .take_while(|event| !is_expired(event, wall))
                 .count();
             if run > 0 {
                 track.cursor += run as u64;
