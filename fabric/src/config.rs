@@ -16,11 +16,7 @@ use crate::connect::Connect;
 ///
 /// # #[tokio::main]
 /// # async fn main() -> fabric::Result<()> {
-/// let config = Config::from_yaml(
-///     "url: memory://orders
-///      source: planner
-///      options: { max_age: 1h }"
-/// )?;
+/// let config = Config::from_yaml("{ url: memory://, source: planner, options: { max_age: 1h } }")?;
 /// let fabric = config.connect().await?;
 /// # Ok(())
 /// # }

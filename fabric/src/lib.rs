@@ -23,3 +23,14 @@ pub mod memory {
     #[doc(inline)]
     pub use fabric_memory::*;
 }
+
+/// The pages whose examples are tested with this crate.
+#[cfg(all(doctest, feature = "config", feature = "memory"))]
+mod pages {
+    #[doc = include_str!("../../docs/backends.md")]
+    mod backends {}
+    #[doc = include_str!("../../docs/configuration.md")]
+    mod configuration {}
+    #[doc = include_str!("../../docs/memory.md")]
+    mod memory {}
+}

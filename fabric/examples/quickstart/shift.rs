@@ -197,12 +197,16 @@ impl Log {
             let handled = self.handled.values().filter(|member| **member == name).count();
             let fate = match self.crashed {
                 Some(crashed) if crashed == name => {
-                    format!(", then crashed with {} unsettled", self.held.len())
+                    format!(", then crashed with {} more in hand", self.held.len())
                 }
                 _ => String::new(),
             };
             println!("  {name:<5} handled {handled:>3}{fate}");
         }
+        let takers: BTreeSet<&str> =
+            self.held.iter().filter_map(|id| self.handled.get(id).copied()).collect();
+        let takers: Vec<&str> = takers.into_iter().collect();
+        println!("  what the crashed one held went to {}", takers.join(" and "));
     }
 }
 
