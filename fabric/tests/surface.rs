@@ -268,6 +268,9 @@ async fn every_call_can_be_spawned_joined_and_buffered() -> Result<()> {
     let all = fabric.publish_all(stream::iter((0..4).map(move |_| event())));
     assert_eq!(tokio::spawn(all.count()).await.unwrap(), 4);
 
+    let scoped = memory().await.scope(async |fabric| fabric.publish(Event::to("a")).await);
+    tokio::spawn(scoped).await.unwrap()??;
+
     let read = tokio::spawn(async move {
         for _ in 0..12 {
             plain.recv().await.unwrap()?.ack().await?;

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use fabric::{Ability, Error, ErrorKind, Event, EventId, Result, Subscription};
+use fabric::{Error, ErrorKind, Event, EventId, Result, Subscription};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::quakes::{self, Quake};
-use crate::report::{Report, section};
+use crate::report::{Report, Step, section};
 use crate::{Run, WATCHDOG};
 
-const WHAT: &str = "seen by the plain subscriber";
 /// How many of the strongest quakes are shown.
 const SHOWN: usize = 4;
 
@@ -26,7 +25,7 @@ pub(crate) struct Census {
 }
 
 pub(crate) async fn open(run: &Run, report: &mut Report) -> Result<Option<Counting>> {
-    if !report.can(WHAT, &run.fabric, [Ability::FanOut]) {
+    if !report.can(Step::Seen, &run.fabric) {
         return Ok(None);
     }
     let events = run.fabric.subscribe("quake.#").await?;
@@ -53,7 +52,7 @@ impl Counting {
             let time = &time.to_string()[..16].replace('T', " ");
             println!("    M {magnitude:.1}  {time}  {place}");
         }
-        report.check_with_missed(WHAT, run.records.len(), census.ids.len(), census.missed);
+        report.check_with_missed(Step::Seen, run.records.len(), census.ids.len(), census.missed);
         Ok(())
     }
 }

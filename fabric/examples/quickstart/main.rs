@@ -25,7 +25,7 @@ use fabric::{Cursor, Event, EventId, Fabric, Result, Timestamp};
 use futures_util::{StreamExt as _, stream};
 
 use quakes::Record;
-use report::{Report, section};
+use report::{Report, Step, section};
 
 /// Nothing here takes long; what has not come by then will not come.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ async fn publish(run: &Run, report: &mut Report) -> Result<HalfWay> {
     let half_way = HalfWay { time: Timestamp::now(), cursor: cursor.clone() };
     confirmed += publish_part(run, second, &mut cursor).await?;
     println!("  {confirmed} confirmed, {:.1?} after the first", begun.elapsed());
-    report.check("published and confirmed", run.records.len(), confirmed);
+    report.check(Step::Published, run.records.len(), confirmed);
     Ok(half_way)
 }
 

@@ -2,22 +2,23 @@
 
 use std::collections::HashSet;
 
-use fabric::{Ability, EventId, Result, Start};
+use fabric::{EventId, Result, Start};
 
-use crate::report::{Report, section};
+use crate::report::{Report, Step, section};
 use crate::{HalfWay, Run};
 
 pub(crate) async fn from(half_way: HalfWay, run: &Run, report: &mut Report) -> Result<()> {
     section("Replay from half way");
-    let HalfWay { time, cursor } = half_way;
-    let by_time = ("replayed from the time noted", Ability::StartTime, Start::Time(time));
-    let by_place = ("replayed from the places noted", Ability::StartPosition, cursor.into());
-    for (what, ability, start) in [by_time, by_place] {
-        if report.can(what, &run.fabric, [Ability::Replay, ability]) {
-            let second_half = run.records.len() - run.records.len() / 2;
+    let second_half = run.records.len() - run.records.len() / 2;
+    let by_time = (Step::ReplayedByTime, "its time", half_way.time.into());
+    let by_place = (Step::ReplayedByPlace, "the places reached", half_way.cursor.into());
+    for (step, from, start) in [by_time, by_place] {
+        if report.can(step, &run.fabric) {
             let seen = count(run, start).await?;
-            println!("  {what}: {seen}");
-            report.check(what, second_half, seen);
+            println!("  from {from}: {seen} events");
+            report.check(step, second_half, seen);
+        } else {
+            println!("  from {from}: unsupported");
         }
     }
     Ok(())

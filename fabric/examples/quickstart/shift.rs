@@ -11,12 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::quakes::{self, Quake};
-use crate::report::{Report, section};
+use crate::report::{Report, Step, section};
 use crate::{Run, WATCHDOG};
-
-const HANDLED: &str = "strong ones handled by the group";
-const TAKEN_OVER: &str = "taken over from the crashed member";
-const REJECTED: &str = "dead letters, with the reason";
 
 const MEMBERS: [&str; 3] = ["Ada", "Ben", "Cleo"];
 /// How long an event may stay with a member that does not settle it.
@@ -42,10 +38,11 @@ enum News {
 }
 
 pub(crate) async fn open(run: &Run, report: &mut Report) -> Result<Option<Shift>> {
-    if !report.can(HANDLED, &run.fabric, [Ability::Groups]) {
+    let with_unknown = report.can(Step::Rejected, &run.fabric);
+    let able = [Step::Handled, Step::TakenOver].map(|step| report.can(step, &run.fabric));
+    if able.contains(&false) {
         return Ok(None);
     }
-    let with_unknown = report.can(REJECTED, &run.fabric, [Ability::DeadLetters, Ability::Replay]);
     let mut patterns = quakes::strong();
     if with_unknown {
         patterns.push(format!("quake.*.{}", quakes::UNKNOWN));
@@ -104,7 +101,7 @@ async fn member(
 async fn handle(member: &'static str, delivery: Delivery) -> Result<News> {
     let quake = Quake::read(&delivery)?;
     if quake.mag.is_none() {
-        delivery.reject("there is no magnitude, so nobody can say how strong it was").await?;
+        delivery.reject("no magnitude: nobody can say how strong it was").await?;
         return Ok(News::Rejected { id: quake.id });
     }
     delivery.ack().await?;
@@ -140,9 +137,9 @@ impl Shift {
         log.print(run);
 
         let taken_over = log.held.iter().filter(|id| log.is_done(id)).count();
-        report.check(HANDLED, strong, log.handled.len());
+        report.check(Step::Handled, strong, log.handled.len());
         // Somebody does crash, with at least one in hand.
-        report.check(TAKEN_OVER, log.held.len().max(1), taken_over);
+        report.check(Step::TakenOver, log.held.len().max(1), taken_over);
         if self.with_unknown {
             dead_letters(run, unknown, report).await?;
         }
@@ -223,6 +220,6 @@ async fn dead_letters(run: &Run, expected: usize, report: &mut Report) -> Result
         }
     }
     println!("  {} in all", ids.len());
-    report.check(REJECTED, expected, ids.len());
+    report.check(Step::Rejected, expected, ids.len());
     Ok(())
 }
