@@ -5,6 +5,8 @@
 mod config;
 mod connect;
 pub mod global;
+#[cfg(doctest)]
+mod misuse;
 mod registry;
 mod shutdown;
 
