@@ -44,14 +44,13 @@ async fn main() -> Result<()> {
         }
     }
 
-    // They lie in a topic of their own. Envelope and payload are the original's.
-    let mut kept = fabric.replay("dlq.billing").await?;
+    // Envelope and payload are the original's; the reason lies beside them.
+    let letters = fabric.dead_letters("billing");
     let mut found = Vec::new();
-    while let Some(event) = kept.recv().await {
-        let event = event?;
-        let letter = event.dead_letter().expect("there is nothing else in this topic");
+    for event in letters.list(10).await? {
+        let letter = event.dead_letter().expect("there is nothing else");
         println!(
-            "{} {:?} of {}: {} after {} tries, {}",
+            "{} {:?} of {}: {} at attempt {}, {}",
             event.id(),
             event.text()?,
             letter.topic,
@@ -69,6 +68,17 @@ async fn main() -> Result<()> {
             ("p-3".into(), DeadLetterReason::MaxDeliver, 3, "the bank is closed".into()),
         ]
     );
-    assert_eq!(fabric.groups()?.info("billing").await?.pending(), 0);
+
+    // The bank has opened: back to this group, and to no other.
+    let is_late = |event: &Event| {
+        event.dead_letter().is_some_and(|letter| letter.reason == DeadLetterReason::MaxDeliver)
+    };
+    let sent = letters.redrive().only(is_late).await?;
+    let payment = payments.recv().await.expect("the fabric is open")?;
+    println!("{} is back, under {}", payment.id(), payment.topic());
+    assert_eq!((sent, payment.id().to_string().as_str()), (1, "p-3"));
+    assert_eq!(payment.topic(), "payments.card");
+    payment.ack().await?;
+    assert_eq!(letters.count().await?, 1, "the other one stays until it is purged");
     fabric.close(Duration::from_secs(1)).await
 }

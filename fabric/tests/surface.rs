@@ -3,12 +3,14 @@
 #![cfg(feature = "memory")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fabric::{
-    Error, ErrorKind, Event, Fabric, Position, Result, RetryClass, Start, Timestamp, Topic, Typed,
-    TypedEvent, TypedRequest,
+    ConsumerBuilder, Context, DeadLetterReason, Error, ErrorKind, Event, Fabric, HandlerError,
+    HandlerResult, Position, Result, Retry, RetryClass, Start, Timestamp, Topic, Typed, TypedEvent,
+    TypedRequest, Unmatched,
 };
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
@@ -144,6 +146,107 @@ async fn a_typed_event_arrives_as_the_same_value_and_no_serializer_runs() -> Res
     Ok(())
 }
 
+/// What a step that is done is published as.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StepDone {
+    plan: String,
+    step: u32,
+}
+
+impl TypedEvent for StepDone {
+    const TYPE: &'static str = "plan.step_done";
+    const VERSION: u32 = 1;
+    const PATTERN: &'static str = "plan.*.step_done";
+    const CONTENT_TYPE: &'static str = "text/plain";
+
+    fn topic(&self) -> Result<Topic> {
+        Topic::new(format!("plan.{}.step_done", self.plan))
+    }
+
+    fn key(&self) -> Option<String> {
+        Some(self.plan.clone())
+    }
+
+    fn encode(&self) -> Result<Bytes> {
+        panic!("nothing is serialized inside a process")
+    }
+
+    fn decode(_: &[u8]) -> Result<Self> {
+        panic!("nothing is deserialized inside a process")
+    }
+}
+
+/// The state of program 3: an arm that is out of order at first.
+#[derive(Clone)]
+struct App {
+    failures_left: Arc<AtomicU32>,
+}
+
+impl App {
+    fn step(&self, _: u32) -> std::io::Result<()> {
+        let left = &self.failures_left;
+        match left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
+            Ok(_) => Err(std::io::Error::other("the arm is out of order")),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn step_ready(ready: Typed<StepReady>, cx: Context<App>) -> HandlerResult<StepDone> {
+    if ready.plan == "none" {
+        return Err(HandlerError::permanent("a step of no plan"));
+    }
+    cx.state().step(ready.step)?;
+    Ok(StepDone { plan: ready.plan.clone(), step: ready.step })
+}
+
+fn planner(fabric: &Fabric, app: App) -> ConsumerBuilder<App> {
+    fabric
+        .consumer("planner")
+        .state(app)
+        .on(step_ready)
+        .on(async |done: Typed<StepDone>, _| {
+            assert!(done.step < 10);
+            Ok(())
+        })
+        .unmatched(Unmatched::Reject)
+        .concurrency(16)
+        .ordered_by_key()
+        .retry(Retry::fixed(secs(1)).max_attempts(5))
+}
+
+/// Program 3: a service of handlers, as a value that tests assemble too.
+#[tokio::test(start_paused = true)]
+async fn a_service_handles_retries_rejects_and_drains() -> Result<()> {
+    let fabric = memory().await;
+    let mut done = fabric.subscribe(StepDone::PATTERN).await?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let app = App { failures_left: Arc::new(AtomicU32::new(3)) };
+    let service = tokio::spawn(planner(&fabric, app).run_until(stopped));
+    // The group is there when the service is, and what was published before is not for it.
+    while fabric.groups()?.info("planner").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    for step in 0..10 {
+        fabric.publish(StepReady { plan: "p".to_owned(), step }).await?;
+    }
+    fabric.publish(StepReady { plan: "none".to_owned(), step: 0 }).await?;
+    for step in 0..10 {
+        let step_done: Typed<StepDone> = done.recv().await.unwrap()?.decode()?;
+        assert_eq!((step_done.plan.as_str(), step_done.step), ("p", step), "in order, by key");
+    }
+    drop(stop);
+    service.await.unwrap()?;
+    let letters = fabric.dead_letters("planner").list(10).await?;
+    assert_eq!(letters.len(), 1);
+    let letter = letters[0].dead_letter().unwrap();
+    assert_eq!(
+        (letter.reason, letter.error.as_str()),
+        (DeadLetterReason::Rejected, "a step of no plan")
+    );
+    Ok(())
+}
+
 /// A request and its reply, as one byte each.
 #[derive(Debug)]
 struct GetQuote(u8);
@@ -196,19 +299,12 @@ async fn requests_are_answered_or_fail_for_a_reason() -> Result<()> {
     let fabric = memory().await;
     assert_eq!(quote(&fabric, 1).await?, "nobody is there");
 
-    let mut requests = fabric.responder("pricing").serve("quote.*").await?;
-    tokio::spawn(async move {
-        while let Some(request) = requests.recv().await {
-            let request = request?;
-            let ask = request.decode::<GetQuote>()?;
-            match ask.0 {
-                0 => request.fail("nothing is free").await?,
-                9 => std::future::pending().await,
-                n => request.reply(Quote { cents: 7 * n }).await?,
-            }
-        }
-        Ok::<(), Error>(())
+    let pricing = fabric.responder("pricing").on(async |ask: Typed<GetQuote>, _| match ask.0 {
+        0 => Err(HandlerError::permanent("nothing is free")),
+        9 => std::future::pending().await,
+        n => Ok(Quote { cents: 7 * n }),
     });
+    let _pricing = pricing.start().await?;
     assert_eq!(quote(&fabric, 3).await?, "21 cents");
     let error = quote(&fabric, 0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Remote);
