@@ -9,11 +9,11 @@ use futures_core::future::BoxFuture;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::Result;
 use crate::event::{Event, Stamp};
 use crate::position::Position;
 use crate::time::Now;
 use crate::topic::Topic;
+use crate::{Error, ErrorKind, Result};
 
 /// Events that are handed to a backend together, in order, with what the call asked for.
 ///
@@ -23,8 +23,8 @@ use crate::topic::Topic;
 pub struct Batch {
     /// The events, stamped with id and time.
     pub events: SmallVec<[Event; 1]>,
-    /// What the call asked for.
-    pub options: SubmitOptions,
+    /// What the call asked for; most ask for nothing.
+    pub options: Option<Box<SubmitOptions>>,
     /// The clock, read once for the whole batch.
     pub now: Now,
 }
@@ -60,12 +60,31 @@ impl Batch {
         Self::new([])
     }
 
+    #[inline]
     pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
         let now = Now::read();
         for event in &mut events {
             event.stamp(now, stamp);
         }
-        Self { events, options: SubmitOptions::default(), now }
+        Self { events, options: None, now }
+    }
+
+    /// When the caller stops waiting for room.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.options.as_ref()?.deadline
+    }
+
+    /// The position that the topic's last event must have, else nothing is stored.
+    #[must_use]
+    pub fn expect_last(&self) -> Option<&Position> {
+        self.options.as_ref()?.expect_last.as_ref()
+    }
+
+    /// Whether the events need not survive the broker's death.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.transient)
     }
 
     /// Answers at once, event by event: for backends that know the outcome immediately.
@@ -224,6 +243,7 @@ impl Outcomes {
     }
 
     /// The only result; for a batch of one.
+    #[inline]
     pub(crate) fn into_one(self) -> Option<Result<Receipt>> {
         match self.0 {
             Repr::One(result) => Some(result),
@@ -242,6 +262,14 @@ impl fmt::Debug for Repr {
             Self::Each(results) => results.fmt(f),
         }
     }
+}
+
+/// The answer of a batch of one.
+#[inline]
+pub(crate) fn only(outcomes: Option<Outcomes>) -> Result<Receipt> {
+    outcomes.and_then(Outcomes::into_one).unwrap_or_else(|| {
+        Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one"))
+    })
 }
 
 /// The answers to a batch: a future of one result per event.
@@ -274,6 +302,17 @@ impl Confirms {
         match self.0 {
             State::Ready(Some(outcomes)) => Ok(outcomes),
             state => Err(Self(state)),
+        }
+    }
+
+    /// The only answer, if it is known, else what to wait for.
+    #[inline]
+    pub(crate) fn try_one(
+        self,
+    ) -> std::result::Result<Result<Receipt>, BoxFuture<'static, Outcomes>> {
+        match self.0 {
+            State::Ready(outcomes) => Ok(only(outcomes)),
+            State::Pending(pending) => Err(pending),
         }
     }
 

@@ -152,6 +152,7 @@ pub(crate) struct Broker {
     timers: Timers,
     dedup: Option<Dedup>,
     next_serial: u64,
+    last_topic: Option<(Topic, usize)>,
     /// The last life that a stream began; random at first, so that positions of another process
     /// are refused.
     incarnation: u64,
@@ -183,6 +184,7 @@ impl Broker {
             timers: Wheel::new(now.instant),
             dedup,
             next_serial: 0,
+            last_topic: None,
             incarnation: now.wall.as_nanos().unsigned_abs() ^ fastrand::u64(..) << 20,
             config,
         }
@@ -240,10 +242,22 @@ impl Broker {
     // ---- publishing ----
 
     /// The topic's index; it comes into being with its first event.
+    #[inline]
     pub(crate) fn topic(&mut self, topic: &Topic) -> Result<usize> {
-        if let Some(index) = self.by_name.get(topic) {
+        // Publishers mostly go on with the topic they used last, and with the same handle on it.
+        if let Some((last, index)) = &self.last_topic
+            && last.same_as(topic)
+        {
             return Ok(*index);
         }
+        if let Some(index) = self.by_name.get(topic).copied() {
+            self.last_topic = Some((topic.clone(), index));
+            return Ok(index);
+        }
+        self.new_topic(topic)
+    }
+
+    fn new_topic(&mut self, topic: &Topic) -> Result<usize> {
         if self.by_name.len() >= self.config.max_topics {
             return Err(Error::new(
                 ErrorKind::Full,

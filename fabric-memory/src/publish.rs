@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use fabric_core::clock::Now;
 use fabric_core::{
-    Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Receipt, Result, RetryClass,
-    SubmitOptions, Topic, WhenFull,
+    Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Position, Receipt, Result,
+    RetryClass, Topic, WhenFull,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -22,12 +22,21 @@ impl Client {
         if self.is_closed() && !self.instance.has_bug(Bug::PublishAfterClose) {
             return Err(batch);
         }
-        let now = batch.now;
-        self.instance.at(now, |broker, wakers| match batch.events.len() {
-            1 => try_one(broker, wakers, batch, self.instance.config.max_payload),
-            0 => Ok(Confirms::ready(Outcomes::each([]))),
-            _ => try_many(broker, wakers, batch, self.instance.config.max_payload),
-        })
+        let limit = self.instance.config.max_payload;
+        let mut wakers = Wakers::new();
+        let tried = {
+            let mut broker = self.instance.lock();
+            broker.advance(batch.now, &mut wakers);
+            match batch.events.len() {
+                1 => try_one(&mut broker, &mut wakers, batch, limit),
+                0 => Ok(Confirms::ready(Outcomes::each([]))),
+                _ => try_many(&mut broker, &mut wakers, batch, limit),
+            }
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+        tried
     }
 
     /// Stores the batch, waiting for room where the policy says so.
@@ -36,10 +45,12 @@ impl Client {
             self.check_open()?;
         }
         let patience = batch.now.instant + self.instance.config.full_wait;
-        let deadline = batch.options.deadline.map_or(patience, |deadline| deadline.min(patience));
+        let deadline = batch.deadline().map_or(patience, |deadline| deadline.min(patience));
         let mut results = Vec::with_capacity(batch.events.len());
-        for event in batch.events {
-            results.push(self.publish_one(event, &batch.options, batch.now, deadline).await);
+        let Batch { events, options, now } = batch;
+        let expected = options.and_then(|options| options.expect_last);
+        for event in events {
+            results.push(self.publish_one(event, expected.as_ref(), now, deadline).await);
         }
         Ok(Confirms::ready(Outcomes::each(results)))
     }
@@ -47,7 +58,7 @@ impl Client {
     async fn publish_one(
         self: &Arc<Self>,
         event: Event,
-        options: &SubmitOptions,
+        expected: Option<&Position>,
         now: Now,
         deadline: Instant,
     ) -> Result<Receipt> {
@@ -58,7 +69,7 @@ impl Client {
         let mut closing = pin!(self.closing.notified());
         closing.as_mut().enable();
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(stored) = self.poll_store(cx, &mut first, options, &mut place) {
+            if let Poll::Ready(stored) = self.poll_store(cx, &mut first, expected, &mut place) {
                 return Poll::Ready(Ended::Stored(stored));
             }
             if self.is_closed() || closing.as_mut().poll(cx).is_ready() {
@@ -101,11 +112,11 @@ impl Client {
         &self,
         cx: &mut Context<'_>,
         event: &mut Option<(Event, Now)>,
-        options: &SubmitOptions,
+        expected: Option<&Position>,
         place: &mut Waiting,
     ) -> Poll<Result<Receipt>> {
         // The first try is at the batch's time; later ones when the room is there.
-        let Some((mut waiting, stamped)) = event.take() else { return Poll::Pending };
+        let Some((waiting, stamped)) = event.take() else { return Poll::Pending };
         let now = if place.topic.is_some() { Now::read() } else { stamped };
         let limit = self.instance.config.max_payload;
         let tried = self.instance.at(now, |broker, wakers| {
@@ -118,20 +129,25 @@ impl Client {
                 broker.wait(index, place.ticket, cx.waker());
                 return Ok(Err(waiting));
             }
-            match store_one(broker, wakers, index, waiting, options, limit, now)? {
-                Ok(receipt) => {
+            match room_for(broker, wakers, index, &waiting, expected, limit, now)? {
+                Room::Known(receipt) => {
                     if let Some(topic) = place.topic.take() {
                         broker.wait_no_more(topic, place.ticket, wakers);
                     }
                     Ok(Ok(receipt))
                 }
-                Err((event, _)) => {
+                Room::Some => {
+                    if let Some(topic) = place.topic.take() {
+                        broker.wait_no_more(topic, place.ticket, wakers);
+                    }
+                    Ok(Ok(store(broker, wakers, index, waiting, now)))
+                }
+                Room::None => {
                     if place.topic.is_none() {
                         place.ticket = broker.ticket();
                         place.topic = Some(index);
                     }
                     broker.wait(index, place.ticket, cx.waker());
-                    waiting = event;
                     Ok(Err(waiting))
                 }
             }
@@ -170,28 +186,31 @@ impl Drop for Waiting {
     }
 }
 
+#[inline]
 fn try_one(
     broker: &mut Broker,
     wakers: &mut Wakers,
     mut batch: Batch,
     limit: usize,
 ) -> Result<Confirms, Batch> {
-    let Some(event) = batch.events.pop() else { return Err(batch) };
+    let known = |result| Ok(Confirms::ready(Outcomes::one(result)));
+    let Some(event) = batch.events.first() else { return Err(batch) };
     let index = match broker.topic(event.topic()) {
         Ok(index) => index,
-        Err(error) => return Ok(Confirms::ready(Outcomes::one(Err(error)))),
+        Err(error) => return known(Err(error)),
     };
     if broker.has_waiting(index) {
-        batch.events.push(event);
         return Err(batch);
     }
-    match store_one(broker, wakers, index, event, &batch.options, limit, batch.now) {
-        Ok(Ok(receipt)) => Ok(Confirms::ready(Outcomes::one(Ok(receipt)))),
-        Ok(Err((event, _))) => {
-            batch.events.push(event);
-            Err(batch)
-        }
-        Err(error) => Ok(Confirms::ready(Outcomes::one(Err(error)))),
+    match room_for(broker, wakers, index, event, batch.expect_last(), limit, batch.now) {
+        Ok(Room::Some) => {}
+        Ok(Room::None) => return Err(batch),
+        Ok(Room::Known(receipt)) => return known(Ok(receipt)),
+        Err(error) => return known(Err(error)),
+    }
+    match batch.events.pop() {
+        Some(event) => known(Ok(store(broker, wakers, index, event, batch.now))),
+        None => Err(batch),
     }
 }
 
@@ -215,7 +234,7 @@ fn try_many(
         }
         bytes += event.size_in_memory();
     }
-    if !broker.takes_batches() || batch.options.expect_last.is_some() {
+    if !broker.takes_batches() || batch.expect_last().is_some() {
         return Err(batch);
     }
     let Ok(index) = broker.topic(&topic) else { return Err(batch) };
@@ -231,47 +250,73 @@ fn try_many(
     Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
 }
 
-/// The event's receipt, or the event back and what stands in the way.
-#[expect(clippy::result_large_err, reason = "the event goes back to its publisher")]
-fn store_one(
+/// Whether an event can be stored now.
+enum Room {
+    Some,
+    /// Its publisher is to wait.
+    None,
+    /// It is not to be stored, and why its publisher need not worry.
+    Known(Receipt),
+}
+
+#[inline]
+fn room_for(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    index: usize,
+    event: &Event,
+    expected: Option<&Position>,
+    limit: usize,
+    now: Now,
+) -> Result<Room> {
+    let size = event.payload().size();
+    let bytes = event.size_in_memory();
+    if size > limit || !broker.can_ever_hold(index, bytes) {
+        return Err(too_large(broker, event, size, limit));
+    }
+    if let Some(position) = broker.find_duplicate(event, now) {
+        return Ok(Room::Known(Receipt::duplicate_of(position)));
+    }
+    if let Some(expected) = expected {
+        broker.check_last(index, expected)?;
+    }
+    match broker.make_room(index, 1, bytes, now, wakers) {
+        Ok(()) => Ok(Room::Some),
+        Err(blocked) => match blocked.policy {
+            WhenFull::Fail => Err(blocked.error()),
+            WhenFull::DropNewest => {
+                broker.drop_newest(index, wakers);
+                Ok(Room::Known(Receipt::unrouted()))
+            }
+            _ => Ok(Room::None),
+        },
+    }
+}
+
+#[cold]
+fn too_large(broker: &Broker, event: &Event, size: usize, limit: usize) -> Error {
+    let (what, have, limit) = if size > limit {
+        ("payload", size, limit)
+    } else {
+        ("event", event.size_in_memory(), broker.max_bytes())
+    };
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("the {what} takes {have} bytes, `memory` takes {limit}"),
+    )
+    .with("topic", event.topic())
+}
+
+#[inline]
+fn store(
     broker: &mut Broker,
     wakers: &mut Wakers,
     index: usize,
     event: Event,
-    options: &SubmitOptions,
-    limit: usize,
     now: Now,
-) -> Result<Result<Receipt, (Event, Blocked)>> {
-    let too_large = |what: &str, have: usize, limit: usize| {
-        Error::new(ErrorKind::TooLarge, format!("{what} {have} bytes, `memory` takes {limit}"))
-            .with("topic", event.topic())
-    };
-    let size = event.payload().size();
-    if size > limit {
-        return Err(too_large("the payload takes", size, limit));
-    }
-    let bytes = event.size_in_memory();
-    if !broker.can_ever_hold(index, bytes) {
-        return Err(too_large("the event takes", bytes, broker.max_bytes()));
-    }
-    if let Some(position) = broker.find_duplicate(&event, now) {
-        return Ok(Ok(Receipt::duplicate_of(position)));
-    }
-    if let Some(expected) = &options.expect_last {
-        broker.check_last(index, expected)?;
-    }
-    if let Err(blocked) = broker.make_room(index, 1, bytes, now, wakers) {
-        return match blocked.policy {
-            WhenFull::Fail => Err(blocked.error()),
-            WhenFull::DropNewest => {
-                broker.drop_newest(index, wakers);
-                Ok(Ok(Receipt::unrouted()))
-            }
-            _ => Ok(Err((event, blocked))),
-        };
-    }
-    Ok(Ok(match broker.store(index, event, now, wakers) {
+) -> Receipt {
+    match broker.store(index, event, now, wakers) {
         Stored::At(number) => Receipt::stored(broker.position(index, number)),
         Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
-    }))
+    }
 }

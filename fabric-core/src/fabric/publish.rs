@@ -15,11 +15,11 @@ use tokio::task::coop;
 use tokio::time::Sleep;
 
 use super::{Fabric, Shared};
-use crate::batch::{Batch, Confirms, Receipt, SubmitOptions};
+use crate::batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions, only};
 use crate::capabilities::{Ability, Capabilities};
 use crate::event::{Event, IntoEvent, Priority};
 use crate::position::Position;
-use crate::{Error, ErrorKind, Result, RetryClass};
+use crate::{Error, ErrorKind, Result};
 
 impl Fabric {
     /// Publishes one event and resolves once it is confirmed.
@@ -35,7 +35,7 @@ impl Fabric {
     /// # Cancel safety
     /// Dropped after the first poll, the event may or may not have been accepted.
     pub fn publish(&self, event: impl IntoEvent) -> Publish {
-        Publish(Sending::new(&self.shared, event.into_event(), "publish"))
+        Publish(Sending::new(&self.shared, event.into_event()))
     }
 
     /// Hands one event over and resolves with its confirm, for pipelining: events submitted one
@@ -48,7 +48,7 @@ impl Fabric {
     /// Dropped after the first poll, the event may or may not have been handed over. Dropping the
     /// confirm abandons the answer, not the event.
     pub fn submit(&self, event: impl IntoEvent) -> Submit {
-        Submit(Sending::new(&self.shared, event.into_event(), "submit"))
+        Submit(Sending::new(&self.shared, event.into_event()))
     }
 
     /// Publishes a stream, pipelined; yields one result per event, in input order.
@@ -73,7 +73,7 @@ impl Fabric {
 
 impl Shared {
     /// Refuses what this stack cannot do with `event`, before anything is sent.
-    fn check(&self, event: &Event, options: &SubmitOptions) -> Result<()> {
+    fn check(&self, event: &Event, options: Option<&SubmitOptions>) -> Result<()> {
         if event.topic().is_reserved() {
             return Err(Error::new(
                 ErrorKind::InvalidTopic,
@@ -86,10 +86,10 @@ impl Shared {
         }
         let capabilities = self.backend.capabilities();
         let refuse = |ability| capabilities.demand(ability, &self.backend.info().name);
-        if options.expect_last.is_some() {
+        if options.is_some_and(|options| options.expect_last.is_some()) {
             refuse(Ability::ExpectLast)?;
         }
-        if options.transient {
+        if options.is_some_and(|options| options.transient) {
             refuse(Ability::Transient)?;
         }
         self.check_size(event, &capabilities)?;
@@ -137,125 +137,117 @@ impl Shared {
 struct Sending {
     shared: Arc<Shared>,
     event: Option<Result<Event>>,
+    /// What most calls do not ask for.
+    rare: Option<Box<Rare>>,
+    state: State,
+}
+
+#[derive(Default)]
+struct Rare {
     options: SubmitOptions,
     timeout: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
-    operation: &'static str,
-    state: State,
 }
 
 enum State {
     Start,
     Submitting(BoxFuture<'static, Result<Confirms>>),
-    Confirming(Confirms),
+    Confirming(BoxFuture<'static, Outcomes>),
 }
 
 impl Sending {
-    fn new(shared: &Arc<Shared>, event: Result<Event>, operation: &'static str) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            event: Some(event),
-            options: SubmitOptions::default(),
-            timeout: None,
-            timer: None,
-            operation,
-            state: State::Start,
-        }
+    #[inline]
+    fn new(shared: &Arc<Shared>, event: Result<Event>) -> Self {
+        Self { shared: Arc::clone(shared), event: Some(event), rare: None, state: State::Start }
     }
 
-    fn start(&mut self) -> Result<()> {
-        let Some(event) = self.event.take() else { return Ok(()) };
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Checks the event and hands it over; the confirms where that took no waiting.
+    #[inline]
+    fn begin(&mut self) -> Result<Option<Confirms>> {
+        let Some(event) = self.event.take() else { return Ok(None) };
         let event = event?;
-        self.shared.check(&event, &self.options)?;
+        self.shared.check(&event, self.rare.as_ref().map(|rare| &rare.options))?;
         let mut batch = Batch::stamped(smallvec![event], &self.shared.stamp);
-        batch.options = std::mem::take(&mut self.options);
-        if let Some(timeout) = self.timeout {
-            let deadline = batch.now.instant + timeout;
-            batch.options.deadline = Some(deadline);
+        if let Some(rare) = &mut self.rare {
+            rare.options.deadline = rare.timeout.map(|timeout| batch.now.instant + timeout);
+            batch.options = Some(Box::new(rare.options.clone()));
         }
         match self.shared.backend.try_submit(batch) {
-            Ok(confirms) => self.state = State::Confirming(confirms),
+            Ok(confirms) => Ok(Some(confirms)),
             Err(batch) => {
+                if let Some(at) = batch.deadline() {
+                    self.rare().timer = Some(Box::pin(tokio::time::sleep_until(at)));
+                }
                 let shared = Arc::clone(&self.shared);
-                self.timer =
-                    batch.options.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-                self.state =
-                    State::Submitting(Box::pin(async move { shared.backend.submit(batch).await }));
+                let submitting = async move { shared.backend.submit(batch).await };
+                self.state = State::Submitting(Box::pin(submitting));
+                Ok(None)
             }
         }
-        Ok(())
     }
 
     /// Hands the event over and resolves with its confirms.
+    #[inline]
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Confirms>> {
-        let budget = ready!(coop::poll_proceed(cx));
-        let result = match &mut self.state {
-            State::Start => self.start(),
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            budget.made_progress();
-            return Poll::Ready(Err(self.describe(error)));
+        if let State::Start = self.state {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            match self.begin() {
+                Ok(Some(confirms)) => return Poll::Ready(Ok(confirms)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        let confirms = match std::mem::replace(&mut self.state, State::Start) {
-            State::Confirming(confirms) => Ok(confirms),
-            State::Start => return Poll::Pending,
-            State::Submitting(mut submitting) => match submitting.as_mut().poll(cx) {
-                Poll::Ready(confirms) => confirms.map_err(|error| self.describe(error)),
-                Poll::Pending => {
-                    self.state = State::Submitting(submitting);
-                    return self.poll_timer(cx).map(Err);
-                }
-            },
-        };
-        budget.made_progress();
-        Poll::Ready(confirms)
+        let State::Submitting(submitting) = &mut self.state else { return Poll::Pending };
+        match submitting.as_mut().poll(cx) {
+            Poll::Ready(confirms) => {
+                self.state = State::Start;
+                Poll::Ready(confirms)
+            }
+            Poll::Pending => self.poll_timer(cx).map(Err),
+        }
     }
 
+    #[inline]
     fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         if !matches!(self.state, State::Confirming(_)) {
-            let confirms = match ready!(self.poll_submit(cx)) {
-                Ok(confirms) => confirms,
-                Err(error) => return Poll::Ready(Err(error)),
-            };
-            match confirms.try_ready() {
-                Ok(outcomes) => return Poll::Ready(self.only(outcomes.into_one())),
+            let confirms = ready!(self.poll_submit(cx))?;
+            match confirms.try_one() {
+                Ok(result) => return Poll::Ready(result),
                 Err(pending) => self.state = State::Confirming(pending),
             }
-            if let (Some(timeout), None) = (self.timeout, &self.timer) {
-                self.timer = Some(Box::pin(tokio::time::sleep(timeout)));
+            if let Some(rare) = &mut self.rare
+                && let (Some(timeout), None) = (rare.timeout, &rare.timer)
+            {
+                rare.timer = Some(Box::pin(tokio::time::sleep(timeout)));
             }
         }
         let State::Confirming(confirms) = &mut self.state else { return Poll::Pending };
-        match Pin::new(confirms).poll(cx) {
-            Poll::Ready(outcomes) => Poll::Ready(self.only(outcomes.into_one())),
+        match confirms.as_mut().poll(cx) {
+            Poll::Ready(outcomes) => Poll::Ready(only(Some(outcomes))),
             Poll::Pending => self.poll_timer(cx).map(Err),
         }
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let Some(rare) = &mut self.rare else { return Poll::Pending };
+        let Some(timer) = &mut rare.timer else { return Poll::Pending };
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(self.describe(Error::new(
+        Poll::Ready(Error::new(
             ErrorKind::Timeout,
             format!(
                 "no answer within {:?}; the event may have been accepted",
-                self.timeout.unwrap_or_default()
+                rare.timeout.unwrap_or_default()
             ),
-        )))
+        ))
     }
 
-    fn only(&self, result: Option<Result<Receipt>>) -> Result<Receipt> {
-        result
-            .unwrap_or_else(|| {
-                Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one")
-                    .with_retry(RetryClass::Ambiguous))
-            })
-            .map_err(|error| self.describe(error))
-    }
-
-    fn describe(&self, error: Error) -> Error {
-        error.with_operation(self.operation).with_backend(&self.shared.backend.info().name)
+    #[cold]
+    fn describe(&self, error: Error, operation: &'static str) -> Error {
+        error.with_operation(operation).with_backend(&self.shared.backend.info().name)
     }
 }
 
@@ -267,19 +259,19 @@ macro_rules! setters {
             /// Where the wait for room ends it, the event was certainly not accepted (`Full`);
             /// afterwards nobody knows (`Timeout`).
             pub fn timeout(mut self, timeout: Duration) -> Self {
-                self.0.timeout = Some(timeout);
+                self.0.rare().timeout = Some(timeout);
                 self
             }
 
             /// Stores the event only if the topic's last event is the one at `position`.
             pub fn expect_last(mut self, position: Position) -> Self {
-                self.0.options.expect_last = Some(position);
+                self.0.rare().options.expect_last = Some(position);
                 self
             }
 
             /// Need not survive the broker's death.
             pub fn transient(mut self) -> Self {
-                self.0.options.transient = true;
+                self.0.rare().options.transient = true;
                 self
             }
         }
@@ -303,7 +295,10 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        self.0.poll_receipt(cx)
+        match ready!(self.0.poll_receipt(cx)) {
+            Ok(receipt) => Poll::Ready(Ok(receipt)),
+            Err(error) => Poll::Ready(Err(self.0.describe(error, "publish"))),
+        }
     }
 }
 
@@ -316,9 +311,12 @@ impl Future for Submit {
     type Output = Result<Confirm>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Confirm>> {
-        let submitted = ready!(self.0.poll_submit(cx));
-        let shared = &self.0.shared;
-        Poll::Ready(submitted.map(|confirms| Confirm { confirms, shared: Arc::clone(shared) }))
+        match ready!(self.0.poll_submit(cx)) {
+            Ok(confirms) => {
+                Poll::Ready(Ok(Confirm { confirms, shared: Arc::clone(&self.0.shared) }))
+            }
+            Err(error) => Poll::Ready(Err(self.0.describe(error, "submit"))),
+        }
     }
 }
 
@@ -334,7 +332,7 @@ impl Future for Confirm {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let outcomes = ready!(Pin::new(&mut self.confirms).poll(cx));
-        let result = outcomes.into_one().unwrap_or(Ok(Receipt::ACCEPTED));
+        let result = only(Some(outcomes));
         let name = &self.shared.backend.info().name;
         Poll::Ready(result.map_err(|error| error.with_operation("submit").with_backend(name)))
     }
