@@ -60,8 +60,8 @@ pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
 pub use config::Config;
 pub use consumer::{
     Claim, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus,
-    Context, DedupStore, HandlerError, HandlerResult, IntoOutputs, KillSwitch, MemoryDedup,
-    Outputs, Responder, ResponderService, Retry, Unmatched,
+    Context, DedupStore, Gather, HandlerError, HandlerResult, IntoOutputs, IntoVerdicts,
+    KillSwitch, MemoryDedup, Outputs, Responder, ResponderService, Retry, Unmatched, Verdict,
 };
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
