@@ -88,7 +88,6 @@ impl Batch {
     }
 
     /// Answers at once, event by event: for backends that know the outcome immediately.
-    #[must_use]
     pub fn confirm(self, outcome: impl FnMut(&Event) -> Result<Receipt>) -> Confirms {
         Confirms::ready(Outcomes::each(self.events.iter().map(outcome)))
     }

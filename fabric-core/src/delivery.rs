@@ -176,6 +176,12 @@ impl Deref for Delivery {
     }
 }
 
+impl AsRef<Event> for Delivery {
+    fn as_ref(&self) -> &Event {
+        self.event()
+    }
+}
+
 impl Drop for Delivery {
     fn drop(&mut self) {
         if self.open && self.chunk.has_settler() {

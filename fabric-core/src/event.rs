@@ -1,6 +1,7 @@
 //! The event: an envelope and its payload.
 
 mod builder;
+mod extensions;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use builder::{EventBuilder, IntoEvent};
+pub(crate) use extensions::Extensions;
 
 use crate::dead_letter::DeadLetter;
 use crate::headers::{Headers, names};
@@ -47,6 +49,14 @@ impl Priority {
             Self::High => "high",
             Self::Critical => "critical",
         }
+    }
+
+    /// The priority of this word on the wire.
+    #[cfg(feature = "json")]
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        [Self::Low, Self::Normal, Self::High, Self::Critical]
+            .into_iter()
+            .find(|priority| priority.as_str() == word)
     }
 }
 
@@ -140,6 +150,7 @@ struct Extra {
     key: Option<Arc<str>>,
     content_type: Option<Arc<str>>,
     headers: Headers,
+    extensions: Extensions,
     dead_letter: Option<Arc<DeadLetter>>,
 }
 
@@ -157,6 +168,7 @@ impl Extra {
         key: None,
         content_type: None,
         headers: Headers::new(),
+        extensions: Extensions::new(),
         dead_letter: None,
     };
 }
@@ -344,6 +356,17 @@ impl Event {
         self.headers().get(name)
     }
 
+    /// The CloudEvents extensions that no field stands for, in the order of their names.
+    pub fn extensions(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.extra().extensions.iter()
+    }
+
+    /// The value of one CloudEvents extension that no field stands for.
+    #[must_use]
+    pub fn extension(&self, name: &str) -> Option<&str> {
+        self.extra().extensions.get(name)
+    }
+
     /// Why and when it became a dead letter, if it is one.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
@@ -434,6 +457,22 @@ impl Event {
         self.extra_mut().headers.remove(name)
     }
 
+    /// Sets one CloudEvents extension.
+    ///
+    /// # Errors
+    /// `InvalidEvent` unless the name has 1 to 20 lower-case letters and digits, is no field of the
+    /// event and does not begin with `fabric`, or for a value with a control character; `TooLarge`
+    /// beyond 64 KiB together. The event is then unchanged.
+    pub fn set_extension(&mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Result<()> {
+        self.extra_mut().extensions.insert(name.as_ref(), value.as_ref())
+    }
+
+    /// Takes one CloudEvents extension out.
+    pub fn remove_extension(&mut self, name: &str) -> Option<String> {
+        self.extension(name)?;
+        self.extra_mut().extensions.remove(name)
+    }
+
     /// Replaces the payload.
     pub fn set_payload(&mut self, payload: impl Into<Payload>) {
         self.payload = payload.into();
@@ -455,6 +494,7 @@ impl Event {
         let rare = self.extra.as_ref().map_or(0, |extra| {
             size_of::<Extra>()
                 + extra.headers.size()
+                + extra.extensions.size()
                 + extra.key.as_ref().map_or(0, |key| key.len())
                 + extra.dead_letter.as_ref().map_or(0, |letter| letter.size())
         });
@@ -528,6 +568,45 @@ impl Event {
         }
     }
 
+    /// Bytes of what travels as headers: names and values of headers and extensions.
+    pub(crate) fn headers_size(&self) -> usize {
+        self.extra().headers.size() + self.extra().extensions.size()
+    }
+
+    /// Whether it has an id and a time.
+    #[cfg(feature = "json")]
+    pub(crate) fn is_stamped(&self) -> bool {
+        !self.id.is_unset() && self.time != Timestamp::MIN
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn has_default_content_type(&self) -> bool {
+        self.content_type() == DEFAULT_CONTENT_TYPE
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn due(&self) -> Option<Due> {
+        self.extra().due
+    }
+
+    /// The same with what was read beside the fields.
+    #[cfg(feature = "json")]
+    pub(crate) fn with_read(
+        mut self,
+        payload: bytes::Bytes,
+        extensions: Extensions,
+        letter: Option<DeadLetter>,
+    ) -> Self {
+        self.payload = payload.into();
+        if extensions.size() > 0 {
+            self.extra_mut().extensions = extensions;
+        }
+        if let Some(letter) = letter {
+            self.extra_mut().dead_letter = Some(Arc::new(letter));
+        }
+        self
+    }
+
     /// Whether any rare field is set, so that options need a look.
     pub(crate) fn is_plain(&self) -> bool {
         self.extra.is_none()
@@ -543,6 +622,12 @@ impl Event {
 
     fn extra_mut(&mut self) -> &mut Extra {
         Arc::make_mut(self.extra.get_or_insert_with(|| Arc::new(Extra::NONE)))
+    }
+}
+
+impl AsRef<Self> for Event {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -7,6 +7,9 @@ mod backend;
 mod batch;
 mod capabilities;
 mod chunk;
+#[cfg(feature = "json")]
+pub mod cloudevents;
+pub mod codec;
 #[cfg(feature = "config")]
 mod config;
 mod consumer;
@@ -21,6 +24,8 @@ mod headers;
 mod health;
 mod id;
 mod info;
+#[cfg(feature = "json")]
+pub mod jsonl;
 mod layer;
 mod name;
 mod notice;
@@ -34,6 +39,7 @@ mod request;
 mod secret;
 mod stats;
 mod subscription;
+mod text;
 mod time;
 mod topic;
 mod trie;
@@ -56,6 +62,7 @@ pub use backend::{
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
 pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
 pub use consumer::{

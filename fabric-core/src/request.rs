@@ -155,13 +155,13 @@ pub trait IntoRequest {
 }
 
 impl IntoRequest for Event {
-    type Reply = Event;
+    type Reply = Self;
 
-    fn into_request(self) -> Result<Event> {
+    fn into_request(self) -> Result<Self> {
         Ok(self)
     }
 
-    fn read_reply(reply: Event) -> Result<Event> {
+    fn read_reply(reply: Self) -> Result<Self> {
         Ok(reply)
     }
 }

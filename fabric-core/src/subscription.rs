@@ -253,7 +253,7 @@ impl Subscription {
     }
 
     /// The next open place in a chunk.
-    fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Arc<Chunk>, u32)>>> {
+    fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Place>>> {
         loop {
             if let Some(chunk) = &self.current {
                 let index = self.next;
@@ -349,6 +349,9 @@ impl Subscription {
         Admitted::Taken
     }
 }
+
+/// One delivery of a chunk.
+type Place = (Arc<Chunk>, u32);
 
 enum Admitted {
     HandOut,

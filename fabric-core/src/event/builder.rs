@@ -1,12 +1,16 @@
 //! Building events: errors wait until `build` or `publish`.
 
+use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{Due, Event, Extra, Priority, Stamp, TraceContext};
+use crate::codec::Codec;
 use crate::headers::Headers;
 use crate::id::EventId;
-use crate::payload::Payload;
+use crate::payload::{Payload, guard};
 use crate::time::{Now, Timestamp};
 use crate::typed::TypedEvent;
 use crate::{Error, ErrorKind, Result};
@@ -80,7 +84,8 @@ impl EventBuilder {
     pub fn caused_by(self, cause: &Event) -> Self {
         self.rare(|extra| {
             extra.causation_id = Some(cause.id().clone());
-            extra.correlation_id = Some(cause.correlation_id().unwrap_or(cause.id()).clone());
+            extra.correlation_id =
+                Some(cause.correlation_id().unwrap_or_else(|| cause.id()).clone());
             if extra.trace.is_none() {
                 extra.trace = cause.trace().cloned();
             }
@@ -159,6 +164,12 @@ impl EventBuilder {
         })
     }
 
+    /// Sets one CloudEvents extension, for what no field stands for: `dataref`, `sequence`, … The
+    /// name has 1 to 20 lower-case letters and digits.
+    pub fn extension(self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.rare(|extra| extra.extensions.insert(name.as_ref(), value.as_ref()))
+    }
+
     /// Sets the payload: bytes, text or a region. The content type stays as it is.
     pub fn payload(self, payload: impl Into<Payload>) -> Self {
         self.with(|event| {
@@ -177,6 +188,61 @@ impl EventBuilder {
         self.encoded("text/plain; charset=utf-8", Ok(bytes::Bytes::from(text.into())))
     }
 
+    /// Sets a payload of JSON, as `application/json` unless the type that is set means JSON too.
+    ///
+    /// ```
+    /// use fabric_core::Event;
+    ///
+    /// let event = Event::to("orders.created").json(&["o-42"]).build()?;
+    /// assert_eq!(event.text()?, r#"["o-42"]"#);
+    /// assert_eq!(event.json::<Vec<String>>()?, ["o-42"]);
+    /// # Ok::<(), fabric_core::Error>(())
+    /// ```
+    #[cfg(feature = "json")]
+    pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Self {
+        self.encode_with::<crate::codec::Json, T>(value)
+    }
+
+    /// Sets a payload of MessagePack, as `application/vnd.msgpack` unless the type that is set
+    /// means MessagePack too.
+    #[cfg(feature = "msgpack")]
+    pub fn msgpack<T: Serialize + ?Sized>(self, value: &T) -> Self {
+        self.encode_with::<crate::codec::MessagePack, T>(value)
+    }
+
+    /// Sets a payload of CBOR, as `application/cbor` unless the type that is set means CBOR too.
+    #[cfg(feature = "cbor")]
+    pub fn cbor<T: Serialize + ?Sized>(self, value: &T) -> Self {
+        self.encode_with::<crate::codec::Cbor, T>(value)
+    }
+
+    /// Sets a payload that the codec `C` writes, with the codec's content type unless one is set
+    /// that the codec reads.
+    ///
+    /// ```
+    /// use fabric_core::Event;
+    /// use fabric_core::codec::Raw;
+    ///
+    /// let event = Event::to("camera.frame").content_type("text/csv").encode::<Raw>("1,2").build()?;
+    /// assert_eq!(event.content_type(), "text/csv");
+    /// # Ok::<(), fabric_core::Error>(())
+    /// ```
+    pub fn encode<C: Codec>(self, value: &(impl Serialize + ?Sized)) -> Self {
+        self.encode_with::<C, _>(value)
+    }
+
+    fn encode_with<C: Codec, T: Serialize + ?Sized>(self, value: &T) -> Self {
+        self.with(|event| {
+            let encoded = guard(type_name::<T>(), || C::encode(value));
+            event.payload = encoded.map_err(|error| error.with("topic", &event.topic))?.into();
+            if !C::reads(event.content_type()) {
+                let plain = C::CONTENT_TYPE == super::DEFAULT_CONTENT_TYPE;
+                event.extra_mut().content_type = (!plain).then(|| C::CONTENT_TYPE.into());
+            }
+            Ok(())
+        })
+    }
+
     /// The event, with id and time.
     ///
     /// # Errors
@@ -193,6 +259,19 @@ impl EventBuilder {
             }
         }
         Ok(event)
+    }
+
+    /// The first error so far.
+    #[cfg(feature = "json")]
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.0.as_ref().err()
+    }
+
+    /// What was built so far, to go on with.
+    #[cfg(feature = "json")]
+    pub(crate) fn take(&mut self) -> Self {
+        let gone = Err(Error::new(ErrorKind::InvalidEvent, "the event was taken"));
+        Self(std::mem::replace(&mut self.0, gone))
     }
 
     pub(crate) fn encoded(self, content_type: &str, payload: Result<bytes::Bytes>) -> Self {

@@ -125,9 +125,9 @@ impl Shared {
             return Err(too_large("payload's contents", len, limit));
         }
         if let Some(limit) = capabilities.max_headers
-            && event.headers().size() > limit
+            && event.headers_size() > limit
         {
-            return Err(too_large("headers", event.headers().size(), limit));
+            return Err(too_large("headers", event.headers_size(), limit));
         }
         Ok(())
     }

@@ -111,9 +111,10 @@ struct Held {
 enum Queue {
     Critical,
     High,
-    /// Given back before anybody saw it: its turn is before everything newer.
-    Unseen,
-    /// Given back or expired: in turn with what is new.
+    /// Its member left or let the lease end: its turn is before everything newer, so that a
+    /// successor goes on in order.
+    First,
+    /// Given back by its holder: in turn with what is new, so that others flow.
     Retry,
     Low,
     /// Not before a timer rings.
@@ -371,7 +372,7 @@ impl GroupState {
         credit: usize,
         wall: Timestamp,
     ) -> Option<(usize, u64, usize, u32)> {
-        for queue in [Queue::Critical, Queue::High, Queue::Unseen] {
+        for queue in [Queue::Critical, Queue::High, Queue::First] {
             if let Some(place) = self.pick_held(queue, streams, wall) {
                 return Some(place);
             }
@@ -537,7 +538,7 @@ impl GroupState {
             // The bug: the place goes back, so that the next member gets the same again.
             for n in first..first + len as u64 {
                 if !self.held.contains_key(&(slot, n)) {
-                    self.hold((slot, n), 1, Queue::Unseen);
+                    self.hold((slot, n), 1, Queue::First);
                 }
             }
         }
@@ -609,9 +610,8 @@ impl GroupState {
         }
         self.outstanding.retain(|serial, _| !closed.contains(serial));
         for (slot, number, attempts, handed) in ended {
-            let (attempts, queue) =
-                if handed { (attempts + 1, Queue::Retry) } else { (attempts, Queue::Unseen) };
-            self.come_again(slot, number, attempts, queue, streams);
+            let attempts = if handed { attempts + 1 } else { attempts };
+            self.come_again(slot, number, attempts, Queue::First, streams);
         }
         if let Some(at) = next {
             self.arm_sweep(at, timers);
@@ -734,7 +734,7 @@ impl GroupState {
         timers: &mut super::Timers,
     ) {
         match at {
-            None => self.hold((slot, number), attempts, Queue::Unseen),
+            None => self.hold((slot, number), attempts, Queue::First),
             Some(at) => {
                 self.hold((slot, number), attempts, Queue::Delayed);
                 let (group, serial) = (self.name.clone(), self.serial);
@@ -783,9 +783,9 @@ impl GroupState {
         for bit in bits(revoked) {
             let number = first + u64::from(bit);
             if bit < handed {
-                self.come_again(slot, number, attempts + 1, Queue::Retry, streams);
+                self.come_again(slot, number, attempts + 1, Queue::First, streams);
             } else if !streams.has_bug(Bug::LoseOnLeave) {
-                self.come_again(slot, number, attempts, Queue::Unseen, streams);
+                self.come_again(slot, number, attempts, Queue::First, streams);
             }
         }
         if revoked != 0 {
