@@ -1,6 +1,6 @@
 //! What a user writes: the programs that the design was found by, compiled and run on memory.
 
-#![cfg(feature = "memory")]
+#![cfg(all(feature = "memory", feature = "json"))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,10 +10,11 @@ use bytes::Bytes;
 use fabric::{
     ConsumerBuilder, Context, DeadLetterReason, Error, ErrorKind, Event, Fabric, HandlerError,
     HandlerResult, Position, Result, Retry, RetryClass, Start, Timestamp, Topic, Typed, TypedEvent,
-    TypedRequest, Unmatched,
+    TypedRequest, Unmatched, jsonl,
 };
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -21,6 +22,11 @@ fn secs(n: u64) -> Duration {
 
 async fn memory() -> Fabric {
     fabric::connect("memory://").await.expect("memory is always there")
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Order {
+    cents: u32,
 }
 
 /// Program 1: publish with options, receive as a stream.
@@ -34,7 +40,7 @@ async fn publish_with_options_and_receive_as_a_stream() -> Result<()> {
         .ttl(secs(600))
         .delay(secs(5))
         .header("tenant", "acme")
-        .text(r#"{"cents":700}"#);
+        .json(&Order { cents: 700 });
     let before = Timestamp::now();
     let receipt = fabric.publish(event).timeout(secs(2)).await?;
     assert!(!receipt.duplicate);
@@ -45,6 +51,7 @@ async fn publish_with_options_and_receive_as_a_stream() -> Result<()> {
         assert_eq!(delivery.id().to_string(), "o-42");
         assert_eq!((delivery.key(), delivery.header("TENANT")), (Some("c-7"), Some("acme")));
         assert!(Timestamp::now() >= before.saturating_add(secs(5)));
+        assert_eq!(delivery.json::<Order>()?, Order { cents: 700 });
         texts.push(delivery.text()?.into_owned());
         fabric.close(secs(1)).await?;
     }
@@ -70,6 +77,35 @@ async fn publish_many_and_tell_the_outcomes_apart() -> Result<()> {
     assert_eq!(kept, [(0, true), (1, true), (3, true)]);
     assert_eq!(refused, [(2, ErrorKind::InvalidTopic)]);
     assert!(unknown.is_empty());
+    Ok(())
+}
+
+/// What is kept is exported as lines of JSON, and imported elsewhere as it was.
+#[tokio::test]
+async fn history_is_exported_and_imported() -> Result<()> {
+    let (here, there) = (memory().await, memory().await);
+    for n in 0..3 {
+        let order = Order { cents: n };
+        here.publish(Event::to("orders.created").id(n.to_string()).key("c").json(&order)).await?;
+    }
+    let mut lines = Vec::new();
+    let written = jsonl::write(&mut here.replay("orders.*").await?, &mut lines).await?;
+    assert_eq!(written, 3);
+
+    let mut results = there.publish_all(jsonl::read(lines.as_slice()));
+    while let Some(result) = results.next().await {
+        result?;
+    }
+    let (mut sent, mut came) = (here.replay("#").await?, there.replay("#").await?);
+    for _ in 0..3 {
+        let (sent, came) = (sent.recv().await.unwrap()?, came.recv().await.unwrap()?);
+        assert_eq!(
+            (sent.id(), sent.time(), sent.source()),
+            (came.id(), came.time(), came.source())
+        );
+        assert_eq!((sent.key(), sent.text()?), (came.key(), came.text()?));
+    }
+    assert!(came.recv().await.is_none());
     Ok(())
 }
 

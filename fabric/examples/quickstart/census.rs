@@ -78,7 +78,7 @@ impl Census {
         if !self.ids.insert(event.id().clone()) {
             return Ok(());
         }
-        let quake = Quake::read(event)?;
+        let quake: Quake = event.json()?;
         *self.by_band.entry(quake.band()).or_default() += 1;
         if let Some(magnitude) = quake.mag {
             self.strongest.push((magnitude, quake));

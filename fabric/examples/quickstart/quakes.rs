@@ -1,6 +1,6 @@
 //! The records: a week of the USGS catalogue, and some made up to be refused.
 
-use fabric::{Error, ErrorKind, Event, Result, Timestamp};
+use fabric::Timestamp;
 use serde::Deserialize;
 
 const QUAKES: &str = include_str!("../data/quakes.jsonl");
@@ -41,13 +41,6 @@ pub(crate) struct Quake {
 }
 
 impl Quake {
-    /// Reads the payload of an event.
-    pub(crate) fn read(event: &Event) -> Result<Self> {
-        serde_json::from_slice(&event.payload().bytes()?).map_err(|cause| {
-            Error::new(ErrorKind::Codec, "the payload is no record of a quake").with_source(cause)
-        })
-    }
-
     /// Where it is published: `quake.quarry_blast.minor`.
     pub(crate) fn topic(&self) -> String {
         format!("quake.{}.{}", self.kind.replace(' ', "_"), self.band())

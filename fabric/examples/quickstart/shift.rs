@@ -99,7 +99,7 @@ async fn member(
 }
 
 async fn handle(member: &'static str, delivery: Delivery) -> Result<News> {
-    let quake = Quake::read(&delivery)?;
+    let quake: Quake = delivery.json()?;
     if quake.mag.is_none() {
         delivery.reject("no magnitude: nobody can say how strong it was").await?;
         return Ok(News::Rejected { id: quake.id });
