@@ -140,13 +140,22 @@ impl Delivery {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
         }
-        if !self.is_live() {
-            return Err(stale());
-        }
-        match self.chunk.settle_with(|settler, chunk| settler.progress(chunk, self.mask())) {
-            Settled::Done(result) => result,
-            Settled::Pending(pending) => pending.await,
-        }
+        self.lease().extend().await
+    }
+
+    /// The hold on the event, apart from its settlement.
+    pub(crate) fn lease(&self) -> Lease {
+        Lease { chunk: Arc::clone(&self.chunk), index: self.index }
+    }
+
+    /// Sends the event to the dead letters for a reason of the consumer's.
+    pub(crate) fn bury(
+        self,
+        reason: DeadLetterReason,
+        error: String,
+        attempts: u32,
+    ) -> Settling<Self> {
+        Settling::new(self, Verdict::Bury(reason, error, attempts), Self::settle)
     }
 
     pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
@@ -317,6 +326,39 @@ impl fmt::Debug for DeliveryBatch {
     }
 }
 
+/// A hold on an event for as long as its lease lasts, apart from the right to settle it.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    chunk: Arc<Chunk>,
+    index: u32,
+}
+
+impl Lease {
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.chunk.position(self.index as usize)
+    }
+
+    /// As [`Delivery::progress`].
+    pub(crate) async fn extend(&self) -> Result<()> {
+        let mask = 1 << self.index;
+        if !self.chunk.has_settler() {
+            return Ok(());
+        }
+        if self.chunk.closed() & mask != 0 {
+            return Err(stale());
+        }
+        match self.chunk.settle_with(|settler, chunk| settler.progress(chunk, mask)) {
+            Settled::Done(result) => result,
+            Settled::Pending(pending) => pending.await,
+        }
+    }
+
+    /// As [`Delivery::lost`].
+    pub(crate) async fn lost(&self) {
+        self.chunk.lost(1 << self.index).await;
+    }
+}
+
 fn drop_unsettled(chunk: &Arc<Chunk>, mask: u64) {
     let open = mask & !chunk.closed();
     if open != 0 {
@@ -376,6 +418,7 @@ enum Verdict {
     Ack,
     Nack(Nack),
     Reject(String),
+    Bury(DeadLetterReason, String, u32),
 }
 
 impl Verdict {
@@ -383,7 +426,7 @@ impl Verdict {
         match self {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
-            Self::Reject(_) => "reject",
+            Self::Reject(_) | Self::Bury(..) => "reject",
         }
     }
 }
@@ -516,6 +559,9 @@ impl DeliveryBatch {
                         Verdict::Ack => Verdict::Ack,
                         Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
                         Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
+                        Verdict::Bury(reason, error, n) => {
+                            Verdict::Bury(*reason, error.clone(), *n)
+                        }
                     };
                     let result = match settle_part(&part.chunk, mask, verdict) {
                         PartProgress::Done(result) => result,
@@ -544,7 +590,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
         return PartProgress::Done(match verdict {
             Verdict::Ack => Ok(()),
             Verdict::Nack(_) => Err(nothing_to_settle("nack")),
-            Verdict::Reject(_) => Err(nothing_to_settle("reject")),
+            Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
         });
     }
     let settled = match verdict {
@@ -557,7 +603,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
                 Some(office) if office.is_last(chunk.attempt(index)) => {
                     let error =
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
-                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error)
+                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
                 _ => claimed(chunk, mask, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
@@ -566,8 +612,12 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
         }
         Verdict::Reject(reason) => match chunk.office() {
             Some(office) => {
-                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason)
+                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason, 0)
             }
+            None => Settled::Done(Err(nothing_to_settle("dead letters"))),
+        },
+        Verdict::Bury(reason, error, attempts) => match chunk.office() {
+            Some(office) => bury(chunk, mask, Arc::clone(office), reason, error, attempts),
             None => Settled::Done(Err(nothing_to_settle("dead letters"))),
         },
     };
@@ -621,13 +671,16 @@ fn bury(
     office: Arc<DeadLetterOffice>,
     reason: DeadLetterReason,
     error: String,
+    attempts: u32,
 ) -> Settled {
     if chunk.closed() & mask != 0 {
         office.stats().add_stale(1);
         return Settled::Done(Err(stale()));
     }
     let chunk = Arc::clone(chunk);
-    Settled::Pending(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error).await }))
+    Settled::Pending(Box::pin(async move {
+        bury_now(&chunk, mask, &office, reason, error, attempts).await
+    }))
 }
 
 /// As `bury`, for events that were never handed out.
@@ -637,9 +690,12 @@ pub(crate) async fn bury_now(
     office: &Arc<DeadLetterOffice>,
     reason: DeadLetterReason,
     error: String,
+    attempts: u32,
 ) -> Result<()> {
     let index = mask.trailing_zeros() as usize;
-    office.keep(chunk.events()[index].clone(), chunk.info(index), reason, error).await?;
+    let mut info = chunk.info(index);
+    info.attempt = info.attempt.max(attempts);
+    office.keep(chunk.events()[index].clone(), info, reason, error).await?;
     let settled = claimed(chunk, mask, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });

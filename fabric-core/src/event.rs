@@ -476,6 +476,31 @@ impl Event {
         self
     }
 
+    /// A dead letter as it goes back to its group: under its own topic, once more redriven.
+    pub(crate) fn redriven(&self) -> Option<Self> {
+        let letter = self.dead_letter()?;
+        let mut event = self.clone();
+        event.topic = letter.topic.clone();
+        let letter = DeadLetter { redriven: letter.redriven + 1, ..letter.clone() };
+        event.extra_mut().dead_letter = Some(Arc::new(letter));
+        Some(event)
+    }
+
+    /// Makes this an effect of `cause`, where it does not say otherwise.
+    pub(crate) fn inherit(&mut self, cause: &Self) {
+        let known = self.extra();
+        if known.causation_id.is_some() && known.correlation_id.is_some() {
+            return;
+        }
+        let extra = self.extra_mut();
+        extra.causation_id.get_or_insert_with(|| cause.id.clone());
+        let conversation = || cause.correlation_id().unwrap_or(&cause.id).clone();
+        extra.correlation_id.get_or_insert_with(conversation);
+        if extra.trace.is_none() {
+            extra.trace = cause.trace().cloned();
+        }
+    }
+
     /// Gives id, time and source to an event that has none, and fixes when it is due.
     pub(crate) fn stamp(&mut self, now: Now, stamp: &Stamp) {
         if self.id.is_unset() {

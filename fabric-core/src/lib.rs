@@ -9,6 +9,7 @@ mod capabilities;
 mod chunk;
 #[cfg(feature = "config")]
 mod config;
+mod consumer;
 mod dead_letter;
 mod delivery;
 mod dsn;
@@ -57,6 +58,11 @@ pub use capabilities::{Ability, Capabilities, Support};
 pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
 #[cfg(feature = "config")]
 pub use config::Config;
+pub use consumer::{
+    Claim, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus,
+    Context, DedupStore, HandlerError, HandlerResult, IntoOutputs, KillSwitch, MemoryDedup,
+    Outputs, Responder, ResponderService, Retry, Unmatched,
+};
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
 pub use dsn::{Dsn, DsnOptions, Host, OptionValue, parse_bytes, parse_duration};
@@ -65,8 +71,8 @@ pub use event::{
     DEFAULT_CONTENT_TYPE, Event, EventBuilder, IntoEvent, Priority, TraceContext, default_source,
 };
 pub use fabric::{
-    Admin, AskFor, Confirm, DEFAULT_IN_FLIGHT, Fabric, Groups, Publish, PublishAll, ReplayRequest,
-    ResponderBuilder, SCOPE_DEADLINE, Submit, Subscribe,
+    Admin, AskFor, Confirm, DEFAULT_IN_FLIGHT, DeadLetters, Fabric, Groups, Publish, PublishAll,
+    Redrive, ReplayRequest, ResponderBuilder, SCOPE_DEADLINE, Submit, Subscribe,
 };
 pub use group::Group;
 pub use headers::Headers;

@@ -345,7 +345,7 @@ impl Subscription {
         };
         let (chunk, office) = (Arc::clone(chunk), Arc::clone(office));
         self.burials
-            .push(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error).await }));
+            .push(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error, 0).await }));
         Admitted::Taken
     }
 }

@@ -1237,8 +1237,7 @@ impl Broker {
             && let Some(slot) = state.inbox
         {
             // It is not read in turn but held with its own attempt number and time.
-            state.tracks.list[slot].skip(number, number + 1);
-            state.tracks.make_ready(slot);
+            state.tracks.list[slot].cursor = number + 1;
             state.delay(slot, number, attempt.saturating_sub(1), at, &mut self.timers);
             state.wake(wakers);
         }
