@@ -60,6 +60,21 @@ impl Batch {
         Self::new([])
     }
 
+    /// A batch of one event that still lacks its stamp.
+    #[inline]
+    pub(crate) fn unstamped(event: Event) -> Self {
+        let options = SubmitOptions { deadline: None, expect_last: None, transient: false };
+        Self { events: SmallVec::from_buf([event]), options, now: Now::read() }
+    }
+
+    /// Stamps every event in its place: moving what was just written is slow.
+    #[inline]
+    pub(crate) fn stamp(&mut self, stamp: &Stamp) {
+        for event in &mut self.events {
+            event.stamp(self.now, stamp);
+        }
+    }
+
     pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
         let now = Now::read();
         for event in &mut events {
@@ -273,6 +288,28 @@ impl Confirms {
     pub fn try_ready(self) -> std::result::Result<Outcomes, Self> {
         match self.0 {
             State::Ready(Some(outcomes)) => Ok(outcomes),
+            state => Err(Self(state)),
+        }
+    }
+
+    /// The receipt of one event that was stored, if that is the answer and known.
+    ///
+    /// The way of every publish on a backend that knows at once: it takes the parts out where they
+    /// lie, since moving answers as a whole costs more than all else that is done with them.
+    #[inline(always)]
+    pub(crate) fn try_stored(self) -> std::result::Result<Receipt, Self> {
+        match self.0 {
+            State::Ready(Some(Outcomes(Repr::Run {
+                topic,
+                incarnation,
+                first,
+                count: 1,
+                routed,
+            }))) => Ok(Receipt {
+                position: Some(Position::new(topic, incarnation, u128::from(first))),
+                duplicate: false,
+                routed: Some(routed),
+            }),
             state => Err(Self(state)),
         }
     }

@@ -18,16 +18,26 @@ use crate::client::Client;
 
 impl Client {
     /// Stores the batch if that takes no waiting; else gives it back untouched.
-    pub(crate) fn try_publish(&self, batch: Batch) -> Result<Confirms, Batch> {
+    pub(crate) fn try_publish(&self, mut batch: Batch) -> Result<Confirms, Batch> {
         if self.is_closed() && !self.instance.has_bug(Bug::PublishAfterClose) {
             return Err(batch);
         }
-        let now = batch.now;
-        self.instance.at(now, |broker, wakers| match batch.events.len() {
-            1 => try_one(broker, wakers, batch, self.instance.config.max_payload),
-            0 => Ok(Confirms::ready(Outcomes::each([]))),
-            _ => try_many(broker, wakers, batch, self.instance.config.max_payload),
-        })
+        let limit = self.instance.config.max_payload;
+        let tried = self.instance.with(|broker, wakers| {
+            broker.advance(&batch.now, wakers);
+            match batch.events.len() {
+                1 => try_one(broker, wakers, &mut batch, limit),
+                0 => Tried::Answered(Outcomes::each([])),
+                _ => try_many(broker, wakers, &mut batch, limit),
+            }
+        });
+        match tried {
+            Tried::Stored { topic, incarnation, first, count } => {
+                Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
+            }
+            Tried::Answered(outcomes) => Ok(Confirms::ready(outcomes)),
+            Tried::Blocked => Err(batch),
+        }
     }
 
     /// Stores the batch, waiting for room where the policy says so.
@@ -85,7 +95,7 @@ impl Client {
         let now = Now::read();
         let blocked = self.instance.with(|broker, wakers| {
             let index = broker.topic(topic)?;
-            Ok::<_, Error>(broker.make_room(index, 1, 1, now, wakers).err())
+            Ok::<_, Error>(broker.make_room(index, 1, 1, &now, wakers).err())
         });
         let blocked = match blocked {
             Ok(Some(blocked)) => blocked,
@@ -109,7 +119,7 @@ impl Client {
         let now = if place.topic.is_some() { Now::read() } else { stamped };
         let limit = self.instance.config.max_payload;
         let tried = self.instance.at(now, |broker, wakers| {
-            let index = broker.topic(waiting.topic())?;
+            let index = broker.topic_of(&mut waiting)?;
             if !broker.is_turn(index, place.ticket) {
                 if place.topic.is_none() {
                     place.ticket = broker.ticket();
@@ -118,23 +128,25 @@ impl Client {
                 broker.wait(index, place.ticket, cx.waker());
                 return Ok(Err(waiting));
             }
-            match store_one(broker, wakers, index, waiting, options, limit, now)? {
-                Ok(receipt) => {
-                    if let Some(topic) = place.topic.take() {
-                        broker.wait_no_more(topic, place.ticket, wakers);
-                    }
-                    Ok(Ok(receipt))
-                }
-                Err((event, _)) => {
+            let receipt = match admit_one(broker, wakers, index, &waiting, options, limit, &now)? {
+                Admitted::Yes(bytes) => match broker.store(index, waiting, bytes, &now, wakers) {
+                    Stored::At(number) => Receipt::stored(broker.position(index, number)),
+                    Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
+                },
+                Admitted::Answered(receipt) => receipt,
+                Admitted::Blocked => {
                     if place.topic.is_none() {
                         place.ticket = broker.ticket();
                         place.topic = Some(index);
                     }
                     broker.wait(index, place.ticket, cx.waker());
-                    waiting = event;
-                    Ok(Err(waiting))
+                    return Ok(Err(waiting));
                 }
+            };
+            if let Some(topic) = place.topic.take() {
+                broker.wait_no_more(topic, place.ticket, wakers);
             }
+            Ok(Ok(receipt))
         });
         match tried {
             Ok(Ok(receipt)) => Poll::Ready(Ok(receipt)),
@@ -170,78 +182,102 @@ impl Drop for Waiting {
     }
 }
 
-fn try_one(
-    broker: &mut Broker,
-    wakers: &mut Wakers,
-    mut batch: Batch,
-    limit: usize,
-) -> Result<Confirms, Batch> {
-    let Some(event) = batch.events.pop() else { return Err(batch) };
-    let index = match broker.topic(event.topic()) {
+/// What came of a batch that may not wait.
+enum Tried {
+    /// Kept, one behind the other.
+    Stored {
+        topic: Topic,
+        incarnation: u64,
+        first: u64,
+        count: usize,
+    },
+    Answered(Outcomes),
+    /// It lies where it was.
+    Blocked,
+}
+
+/// Stores the batch's only event, or leaves it where it is.
+#[inline]
+fn try_one(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: usize) -> Tried {
+    let Some(event) = batch.events.first_mut() else { return Tried::Blocked };
+    let index = match broker.topic_of(event) {
         Ok(index) => index,
-        Err(error) => return Ok(Confirms::ready(Outcomes::one(Err(error)))),
+        Err(error) => return Tried::Answered(Outcomes::one(Err(error))),
     };
     if broker.has_waiting(index) {
-        batch.events.push(event);
-        return Err(batch);
+        return Tried::Blocked;
     }
-    match store_one(broker, wakers, index, event, &batch.options, limit, batch.now) {
-        Ok(Ok(receipt)) => Ok(Confirms::ready(Outcomes::one(Ok(receipt)))),
-        Ok(Err((event, _))) => {
-            batch.events.push(event);
-            Err(batch)
+    let admitted = admit_one(broker, wakers, index, event, &batch.options, limit, &batch.now);
+    let answer = match admitted {
+        Ok(Admitted::Yes(bytes)) => {
+            let Some(event) = batch.events.pop() else { return Tried::Blocked };
+            match broker.store(index, event, bytes, &batch.now, wakers) {
+                Stored::At(first) => {
+                    let stream = broker.stream(index);
+                    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+                    return Tried::Stored { topic, incarnation, first, count: 1 };
+                }
+                Stored::Scheduled => Ok(Receipt::ACCEPTED.with_routed(true)),
+            }
         }
-        Err(error) => Ok(Confirms::ready(Outcomes::one(Err(error)))),
-    }
+        Ok(Admitted::Answered(receipt)) => Ok(receipt),
+        Ok(Admitted::Blocked) => return Tried::Blocked,
+        Err(error) => Err(error),
+    };
+    Tried::Answered(Outcomes::one(answer))
 }
 
 /// A batch of one topic that fits goes in whole; anything else goes the slow way.
-fn try_many(
-    broker: &mut Broker,
-    wakers: &mut Wakers,
-    batch: Batch,
-    limit: usize,
-) -> Result<Confirms, Batch> {
-    let Some(topic) = batch.events.first().map(|event| event.topic().clone()) else {
-        return Err(batch);
-    };
+fn try_many(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: usize) -> Tried {
+    let Some(topic) = batch.events.first().map(Event::topic) else { return Tried::Blocked };
     let mut bytes = 0;
     for event in &batch.events {
-        let plain = event.topic() == &topic
+        let plain = event.topic() == topic
             && event.deliver_at().is_none()
             && event.payload().size() <= limit;
         if !plain {
-            return Err(batch);
+            return Tried::Blocked;
         }
         bytes += event.size_in_memory();
     }
     if !broker.takes_batches() || batch.options.expect_last.is_some() {
-        return Err(batch);
+        return Tried::Blocked;
     }
-    let Ok(index) = broker.topic(&topic) else { return Err(batch) };
+    let Ok(index) = broker.topic(topic) else { return Tried::Blocked };
     if broker.has_waiting(index)
         || broker.is_strict(index)
-        || broker.make_room(index, batch.events.len(), bytes, batch.now, wakers).is_err()
+        || broker.make_room(index, batch.events.len(), bytes, &batch.now, wakers).is_err()
     {
-        return Err(batch);
+        return Tried::Blocked;
     }
-    let count = batch.events.len();
-    let (first, incarnation) =
-        broker.store_all(index, batch.events.into_vec(), bytes, batch.now, wakers);
-    Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
+    let events = std::mem::take(&mut batch.events).into_vec();
+    let count = events.len();
+    let first = broker.store_all(index, events, bytes, &batch.now, wakers);
+    let stream = broker.stream(index);
+    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+    Tried::Stored { topic, incarnation, first, count }
 }
 
-/// The event's receipt, or the event back and what stands in the way.
-#[expect(clippy::result_large_err, reason = "the event goes back to its publisher")]
-fn store_one(
+/// Whether an event may be stored.
+enum Admitted {
+    /// It may, and takes so many bytes.
+    Yes(usize),
+    /// It will not be stored, and this is the answer.
+    Answered(Receipt),
+    /// Not yet.
+    Blocked,
+}
+
+/// Checks an event and makes room for it.
+fn admit_one(
     broker: &mut Broker,
     wakers: &mut Wakers,
     index: usize,
-    event: Event,
+    event: &Event,
     options: &SubmitOptions,
     limit: usize,
-    now: Now,
-) -> Result<Result<Receipt, (Event, Blocked)>> {
+    now: &Now,
+) -> Result<Admitted> {
     let too_large = |what: &str, have: usize, limit: usize| {
         Error::new(ErrorKind::TooLarge, format!("{what} {have} bytes, `memory` takes {limit}"))
             .with("topic", event.topic())
@@ -254,24 +290,19 @@ fn store_one(
     if !broker.can_ever_hold(index, bytes) {
         return Err(too_large("the event takes", bytes, broker.max_bytes()));
     }
-    if let Some(position) = broker.find_duplicate(&event, now) {
-        return Ok(Ok(Receipt::duplicate_of(position)));
+    if let Some(position) = broker.find_duplicate(event, now) {
+        return Ok(Admitted::Answered(Receipt::duplicate_of(position)));
     }
     if let Some(expected) = &options.expect_last {
         broker.check_last(index, expected)?;
     }
-    if let Err(blocked) = broker.make_room(index, 1, bytes, now, wakers) {
-        return match blocked.policy {
-            WhenFull::Fail => Err(blocked.error()),
-            WhenFull::DropNewest => {
-                broker.drop_newest(index, wakers);
-                Ok(Ok(Receipt::unrouted()))
-            }
-            _ => Ok(Err((event, blocked))),
-        };
+    match broker.make_room(index, 1, bytes, now, wakers) {
+        Ok(()) => Ok(Admitted::Yes(bytes)),
+        Err(blocked) if blocked.policy == WhenFull::Fail => Err(blocked.error()),
+        Err(blocked) if blocked.policy == WhenFull::DropNewest => {
+            broker.drop_newest(index, wakers);
+            Ok(Admitted::Answered(Receipt::unrouted()))
+        }
+        Err(_) => Ok(Admitted::Blocked),
     }
-    Ok(Ok(match broker.store(index, event, now, wakers) {
-        Stored::At(number) => Receipt::stored(broker.position(index, number)),
-        Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
-    }))
 }
