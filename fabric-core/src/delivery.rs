@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -600,7 +600,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
         });
     }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -611,7 +611,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -640,6 +640,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
+    settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
     let (open, complete) = chunk.claim(mask);
@@ -652,7 +653,10 @@ fn claimed(
     }
     let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
     match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Ok(())) => {
+            chunk.observe(open, settlement);
+            Settled::Done(answer(Ok(())))
+        }
         Settled::Done(Err(error)) => {
             chunk.unclaim(open);
             Settled::Done(Err(error))
@@ -661,8 +665,9 @@ fn claimed(
             let chunk = Arc::clone(chunk);
             Settled::Pending(Box::pin(async move {
                 let result = pending.await;
-                if result.is_err() {
-                    chunk.unclaim(open);
+                match &result {
+                    Ok(()) => chunk.observe(open, settlement),
+                    Err(_) => chunk.unclaim(open),
                 }
                 answer(result)
             }))
@@ -702,7 +707,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

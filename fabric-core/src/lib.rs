@@ -27,6 +27,7 @@ mod info;
 #[cfg(feature = "json")]
 pub mod jsonl;
 mod layer;
+pub mod layers;
 mod name;
 mod notice;
 mod options;
@@ -61,7 +62,7 @@ pub use backend::{
 };
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
-pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlement, Settler};
 pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
