@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
+use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -420,6 +421,7 @@ impl<D> From<SettleError<D>> for Error {
     }
 }
 
+#[derive(Clone)]
 enum Verdict {
     Ack,
     Nack(Nack),
@@ -433,6 +435,14 @@ impl Verdict {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
             Self::Reject(_) | Self::Bury(..) => "reject",
+        }
+    }
+
+    const fn asked(&self) -> Asked<'_> {
+        match self {
+            Self::Ack => Asked::Ack,
+            Self::Nack(nack) => Asked::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Asked::Reject,
         }
     }
 }
@@ -561,14 +571,7 @@ impl DeliveryBatch {
                 let masks: Vec<u64> =
                     if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
                 for mask in masks {
-                    let verdict = match &verdict {
-                        Verdict::Ack => Verdict::Ack,
-                        Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
-                        Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
-                        Verdict::Bury(reason, error, n) => {
-                            Verdict::Bury(*reason, error.clone(), *n)
-                        }
-                    };
+                    let verdict = verdict.clone();
                     let result = match settle_part(&part.chunk, mask, verdict) {
                         PartProgress::Done(result) => result,
                         PartProgress::Pending(pending) => pending.await,
@@ -591,6 +594,47 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    if chunk.watches().next().is_some() && chunk.has_settler() {
+        return settle_watched(chunk, mask, verdict);
+    }
+    settle_unwatched(chunk, mask, verdict)
+}
+
+/// As `settle_part`, past the layers that watch, the outermost first.
+fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    let began = Instant::now();
+    let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
+    for watch in chunk.watches() {
+        passed += 1;
+        if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
+            left &= !answer.mask;
+            answered = answered.and(answer.result);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    let settled = match left {
+        0 => PartProgress::Done(Ok(())),
+        left => settle_unwatched(chunk, left, verdict.clone()),
+    };
+    let watched = Arc::clone(chunk);
+    let tell = move |result: Result<()>| {
+        let result = answered.and(result);
+        for watch in watched.watches().take(passed) {
+            watch.after(&watched, mask, verdict.asked(), began, &result);
+        }
+        result
+    };
+    match settled {
+        PartProgress::Done(result) => PartProgress::Done(tell(result)),
+        PartProgress::Pending(pending) => {
+            PartProgress::Pending(Box::pin(async move { tell(pending.await) }))
+        }
+    }
+}
+
+fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
     let operation = verdict.operation();
     if !chunk.has_settler() {
         return PartProgress::Done(match verdict {
@@ -643,7 +687,10 @@ fn claimed(
     settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = chunk.claim(mask);
+    let (open, complete) = match settlement {
+        Settlement::Nack => chunk.claim_to_return(mask),
+        _ => chunk.claim(mask),
+    };
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));

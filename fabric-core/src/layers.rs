@@ -2,6 +2,22 @@
 //!
 //! [`Layer`](crate::Layer) says how they stack and in which order.
 
+mod batch;
+mod circuit_breaker;
+mod fault;
 mod hooks;
+mod limit;
+mod retry;
+mod timeout;
+mod way;
 
+#[cfg(test)]
+mod probe;
+
+pub use batch::Batching;
+pub use circuit_breaker::{CircuitBreaker, CircuitState};
+pub use fault::{Fault, Faults};
 pub use hooks::{Hooks, hooks};
+pub use limit::Limit;
+pub use retry::PublishRetry;
+pub use timeout::Timeout;

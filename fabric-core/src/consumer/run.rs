@@ -537,7 +537,12 @@ impl<S: Send + Sync + 'static> Engine<S> {
             };
             self.counters.retried.fetch_add(1, Ordering::Relaxed);
             let holds = self.plan.ordered || self.plan.retry.holds(wait);
-            if !holds || !self.hold(&delivery, wait, control).await {
+            let held = holds && self.hold(&delivery, wait, control).await;
+            if !held && self.plan.ordered {
+                // Unsettled it comes again where it was; a nack would put it behind its successors.
+                return false;
+            }
+            if !held {
                 // The broker counts this delivery's tries as one.
                 self.remember(delivery.id(), before + tries - 1);
                 let nack = Nack {
