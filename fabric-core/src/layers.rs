@@ -5,6 +5,7 @@
 mod batch;
 mod circuit_breaker;
 mod fault;
+mod hooks;
 mod limit;
 mod retry;
 mod timeout;
@@ -16,6 +17,7 @@ mod probe;
 pub use batch::Batching;
 pub use circuit_breaker::{CircuitBreaker, CircuitState};
 pub use fault::{Fault, Faults};
+pub use hooks::{Hooks, hooks};
 pub use limit::Limit;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
