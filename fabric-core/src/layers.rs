@@ -6,7 +6,11 @@ mod batch;
 mod circuit_breaker;
 mod fault;
 mod limit;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod retry;
+#[cfg(feature = "metrics")]
+mod semconv;
 mod timeout;
 mod way;
 
@@ -17,5 +21,7 @@ pub use batch::Batching;
 pub use circuit_breaker::{CircuitBreaker, CircuitState};
 pub use fault::{Fault, Faults};
 pub use limit::Limit;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
