@@ -134,6 +134,8 @@ pub struct Chunk {
     group: Option<Group>,
     settler: Option<Arc<dyn Settler>>,
     closed: AtomicU64,
+    /// Claimed to be given back, and the backend has not taken them back yet.
+    returning: AtomicU64,
     handed: AtomicU32,
     lost: OnceLock<Notify>,
     office: OnceLock<Arc<DeadLetterOffice>>,
@@ -196,6 +198,7 @@ impl Chunk {
             group: None,
             settler: None,
             closed: AtomicU64::new(0),
+            returning: AtomicU64::new(0),
             handed: AtomicU32::new(0),
             lost: OnceLock::new(),
             office: OnceLock::new(),
@@ -324,6 +327,25 @@ impl Chunk {
         self.base().closed.load(Ordering::SeqCst)
     }
 
+    /// The bits that are settled or lost for good. Those that a nack has claimed are not, before
+    /// the backend has said that it [took them back](Self::returned).
+    ///
+    /// For a backend that looks at the bits on its own: between a nack's claim and its call of
+    /// [`Settler::nack`] the event must not pass for settled.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        let base = self.base();
+        // Bits are returning before they are closed.
+        let closed = base.closed.load(Ordering::SeqCst);
+        closed & !base.returning.load(Ordering::SeqCst)
+    }
+
+    /// Says that the backend took the nacked deliveries in `mask` back: they are settled as far as
+    /// this chunk goes.
+    pub fn returned(&self, mask: u64) {
+        self.base().returning.fetch_and(!mask, Ordering::SeqCst);
+    }
+
     /// How many of the first deliveries were handed to the user.
     #[must_use]
     pub fn handed(&self) -> u32 {
@@ -411,6 +433,14 @@ impl Chunk {
         (mask & !before, before | mask == base.full_mask())
     }
 
+    /// As [`claim`](Self::claim), to give the deliveries back.
+    pub(crate) fn claim_to_return(&self, mask: u64) -> (u64, bool) {
+        self.base().returning.fetch_or(mask, Ordering::SeqCst);
+        let (open, complete) = self.claim(mask);
+        self.returned(mask & !open);
+        (open, complete)
+    }
+
     /// Settles deliveries that nobody may see any more. What cannot be settled comes again, and is
     /// expired then too.
     pub(crate) fn expire(self: &Arc<Self>, mask: u64) -> Option<BoxFuture<'static, Result<()>>> {
@@ -426,7 +456,9 @@ impl Chunk {
 
     /// Gives a claim back after a settlement failed.
     pub(crate) fn unclaim(&self, mask: u64) {
-        self.base().closed.fetch_and(!mask, Ordering::AcqRel);
+        let base = self.base();
+        base.closed.fetch_and(!mask, Ordering::SeqCst);
+        base.returning.fetch_and(!mask, Ordering::SeqCst);
     }
 
     pub(crate) fn settle_with(

@@ -644,7 +644,7 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
         });
     }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -655,7 +655,7 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Chunk::claim_to_return, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -684,9 +684,10 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
+    claim: impl FnOnce(&Chunk, u64) -> (u64, bool),
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = chunk.claim(mask);
+    let (open, complete) = claim(chunk, mask);
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -746,7 +747,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {
