@@ -5,12 +5,14 @@ mod extensions;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use builder::{EventBuilder, IntoEvent};
+use builder::{check_field, check_ttl};
 pub(crate) use extensions::Extensions;
 
 use crate::dead_letter::DeadLetter;
@@ -139,7 +141,7 @@ pub struct Event {
 #[derive(Clone)]
 struct Extra {
     source: Option<Arc<str>>,
-    event_type: Option<Arc<str>>,
+    event_type: Option<Text>,
     version: u32,
     correlation_id: Option<EventId>,
     causation_id: Option<EventId>,
@@ -148,10 +150,34 @@ struct Extra {
     ttl: Option<Duration>,
     due: Option<Due>,
     key: Option<Arc<str>>,
-    content_type: Option<Arc<str>>,
+    content_type: Option<Text>,
     headers: Headers,
     extensions: Extensions,
     dead_letter: Option<Arc<DeadLetter>>,
+}
+
+/// A field that a type may have given to all its events.
+#[derive(Clone)]
+enum Text {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Static(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl From<Arc<str>> for Text {
+    fn from(text: Arc<str>) -> Self {
+        Self::Shared(text)
+    }
 }
 
 impl Extra {
@@ -215,28 +241,40 @@ impl Event {
         EventBuilder::new(event.into_event())
     }
 
-    /// An event of a typed value: topic, type, version, key and content type are the type's.
+    /// An event of a typed value: topic, type, version, key, content type, priority and time to
+    /// live are the type's.
     ///
     /// # Errors
-    /// As [`TypedEvent::topic`].
+    /// As [`TypedEvent::topic`]; `InvalidEvent` for a key or a time to live that
+    /// [`EventBuilder`] would refuse too.
     pub fn typed<T: TypedEvent>(value: Arc<T>) -> Result<Self> {
         let topic = value.topic()?;
         let key = value.key();
+        let (priority, ttl) = (value.priority(), value.ttl());
         let mut event = Self::bare(topic, Payload::value(value));
-        let plain = key.is_none()
+        let named = T::TYPE != event.topic.as_str();
+        let typed = T::CONTENT_TYPE != DEFAULT_CONTENT_TYPE;
+        let plain = !named
+            && !typed
             && T::VERSION == 1
-            && T::TYPE == event.topic.as_str()
-            && T::CONTENT_TYPE == DEFAULT_CONTENT_TYPE;
-        if !plain {
-            let shared = T::TYPE == event.topic.as_str();
-            let extra = event.extra_mut();
-            extra.key = key.map(Arc::from);
-            extra.version = T::VERSION;
-            if !shared {
-                extra.event_type = Some(T::TYPE.into());
-            }
-            extra.content_type = Some(T::CONTENT_TYPE.into());
+            && key.is_none()
+            && priority == Priority::Normal
+            && ttl.is_none();
+        if plain {
+            return Ok(event);
         }
+        let context = |error: Error| error.with("type", T::TYPE).with("topic", &event.topic);
+        key.iter().try_for_each(|key| check_field("key", key)).map_err(context)?;
+        ttl.map_or(Ok(()), check_ttl).map_err(context)?;
+        event.extra = Some(Arc::new(Extra {
+            event_type: named.then_some(Text::Static(T::TYPE)),
+            content_type: typed.then_some(Text::Static(T::CONTENT_TYPE)),
+            version: T::VERSION,
+            key: key.map(Arc::from),
+            priority,
+            ttl,
+            ..Extra::NONE
+        }));
         Ok(event)
     }
 
@@ -480,7 +518,7 @@ impl Event {
 
     /// Replaces the media type.
     pub fn set_content_type(&mut self, content_type: &str) {
-        self.extra_mut().content_type = Some(content_type.into());
+        self.extra_mut().content_type = Some(Text::Shared(content_type.into()));
     }
 
     /// Replaces the trace context.

@@ -15,6 +15,8 @@ mod config;
 mod consumer;
 mod dead_letter;
 mod delivery;
+#[cfg(feature = "derive")]
+mod derived;
 mod dsn;
 mod error;
 mod event;
@@ -55,6 +57,21 @@ pub mod header {
     pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};
 }
 
+#[cfg(feature = "derive")]
+#[doc(hidden)]
+pub mod __private {
+    //! What the code that `#[derive(Event)]` writes calls; no part of the contract.
+    pub use std::sync::OnceLock;
+    pub use std::time::Duration;
+
+    pub use bytes::Bytes;
+
+    #[cfg(feature = "json")]
+    pub use crate::derived::json;
+    pub use crate::derived::{Held, HeldBytes, HeldElsewhere, Part, fixed_topic, raw, topic};
+    pub use crate::{Priority, Result, Topic, TypedEvent, TypedRequest};
+}
+
 pub use backend::{
     AdminBackend, Backend, DynAdmin, DynBackend, DynGroups, DynReplay, DynRequestReply,
     GroupsBackend, ReplayBackend, RequestReplyBackend, SharedBackend,
@@ -81,6 +98,8 @@ pub use fabric::{
     Admin, AskFor, Confirm, DEFAULT_IN_FLIGHT, DeadLetters, Fabric, Groups, Publish, PublishAll,
     Redrive, ReplayRequest, ResponderBuilder, SCOPE_DEADLINE, Submit, Subscribe,
 };
+#[cfg(feature = "derive")]
+pub use fabric_derive::Event;
 pub use group::Group;
 pub use headers::Headers;
 pub use health::{Health, HealthStatus};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Due, Event, Extra, Priority, Stamp, TraceContext};
+use super::{Due, Event, Extra, Priority, Stamp, Text, TraceContext};
 use crate::codec::Codec;
 use crate::headers::Headers;
 use crate::id::EventId;
@@ -50,7 +50,7 @@ impl EventBuilder {
     /// Sets what kind of event it is; the topic unless given.
     pub fn event_type(self, event_type: impl AsRef<str>) -> Self {
         let event_type = event_type.as_ref();
-        self.field("event type", event_type, |extra, text| extra.event_type = Some(text))
+        self.field("event type", event_type, |extra, text| extra.event_type = Some(text.into()))
     }
 
     /// Sets the version of the payload's shape, from 1.
@@ -112,12 +112,7 @@ impl EventBuilder {
     /// Sets how long after its time it is worth delivering; more than zero.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.rare(|extra| {
-            if ttl.is_zero() {
-                return Err(Error::new(
-                    ErrorKind::InvalidEvent,
-                    "a time to live is more than zero",
-                ));
-            }
+            check_ttl(ttl)?;
             extra.ttl = Some(ttl);
             Ok(())
         })
@@ -148,7 +143,9 @@ impl EventBuilder {
     /// Sets the media type of the payload.
     pub fn content_type(self, content_type: impl AsRef<str>) -> Self {
         let content_type = content_type.as_ref();
-        self.field("content type", content_type, |extra, text| extra.content_type = Some(text))
+        self.field("content type", content_type, |extra, text| {
+            extra.content_type = Some(text.into())
+        })
     }
 
     /// Sets one header.
@@ -237,7 +234,7 @@ impl EventBuilder {
             event.payload = encoded.map_err(|error| error.with("topic", &event.topic))?.into();
             if !C::reads(event.content_type()) {
                 let plain = C::CONTENT_TYPE == super::DEFAULT_CONTENT_TYPE;
-                event.extra_mut().content_type = (!plain).then(|| C::CONTENT_TYPE.into());
+                event.extra_mut().content_type = (!plain).then_some(Text::Static(C::CONTENT_TYPE));
             }
             Ok(())
         })
@@ -278,7 +275,7 @@ impl EventBuilder {
         self.with(|event| {
             event.payload = payload?.into();
             if event.extra().content_type.is_none() && content_type != super::DEFAULT_CONTENT_TYPE {
-                event.extra_mut().content_type = Some(content_type.into());
+                event.extra_mut().content_type = Some(Text::Shared(content_type.into()));
             }
             Ok(())
         })
@@ -299,22 +296,35 @@ impl EventBuilder {
 
     fn field(self, what: &str, text: &str, set: impl FnOnce(&mut Extra, Arc<str>)) -> Self {
         self.rare(|extra| {
-            if text.is_empty() || text.len() > 1024 {
-                return Err(Error::new(
-                    ErrorKind::InvalidEvent,
-                    format!("the {what} has {} bytes; 1 to 1024 are allowed", text.len()),
-                ));
-            }
-            if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control()) {
-                return Err(Error::new(
-                    ErrorKind::InvalidEvent,
-                    format!("the {what} {text:?} holds the control character {c:?} at byte {at}"),
-                ));
-            }
+            check_field(what, text)?;
             set(extra, text.into());
             Ok(())
         })
     }
+}
+
+/// Whether `text` can be the envelope's field `what`.
+pub(super) fn check_field(what: &str, text: &str) -> Result<()> {
+    if text.is_empty() || text.len() > 1024 {
+        return Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("the {what} has {} bytes; 1 to 1024 are allowed", text.len()),
+        ));
+    }
+    if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control()) {
+        return Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("the {what} {text:?} holds the control character {c:?} at byte {at}"),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_ttl(ttl: Duration) -> Result<()> {
+    if ttl.is_zero() {
+        return Err(Error::new(ErrorKind::InvalidEvent, "a time to live is more than zero"));
+    }
+    Ok(())
 }
 
 /// What can be published: an event, a builder, or a typed event by value or as an `Arc`.
