@@ -92,6 +92,11 @@ impl Batch {
         Confirms::ready(Outcomes::each(self.events.iter().map(outcome)))
     }
 
+    /// Events of an earlier batch once more, with its options, at the present time.
+    pub(crate) fn again(events: SmallVec<[Event; 1]>, options: Option<Box<SubmitOptions>>) -> Self {
+        Self { events, options, now: Now::read() }
+    }
+
     /// Bytes of all payloads and headers, as held in memory.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -194,6 +199,23 @@ impl Outcomes {
                 Self(Repr::Each(first.into_iter().chain(second).chain(results).collect()))
             }
         }
+    }
+
+    /// The same error for each of `count` events.
+    #[must_use]
+    pub fn failed(count: usize, error: &Error) -> Self {
+        Self::each(std::iter::repeat_n(error, count).map(|error| Err(error.clone())))
+    }
+
+    /// The events that were not confirmed: their places in the batch, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+        let results = match &self.0 {
+            Repr::One(result) => std::slice::from_ref(result),
+            Repr::Run { .. } => &[],
+            Repr::Each(results) => results,
+        };
+        let numbered = results.iter().enumerate();
+        numbered.filter_map(|(index, result)| Some((index, result.as_ref().err()?)))
     }
 
     /// How many events the batch had.

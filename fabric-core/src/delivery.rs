@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -420,6 +421,7 @@ impl<D> From<SettleError<D>> for Error {
     }
 }
 
+#[derive(Clone)]
 enum Verdict {
     Ack,
     Nack(Nack),
@@ -433,6 +435,14 @@ impl Verdict {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
             Self::Reject(_) | Self::Bury(..) => "reject",
+        }
+    }
+
+    const fn settlement(&self) -> Settlement<'_> {
+        match self {
+            Self::Ack => Settlement::Ack,
+            Self::Nack(nack) => Settlement::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Settlement::Reject,
         }
     }
 }
@@ -561,14 +571,7 @@ impl DeliveryBatch {
                 let masks: Vec<u64> =
                     if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
                 for mask in masks {
-                    let verdict = match &verdict {
-                        Verdict::Ack => Verdict::Ack,
-                        Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
-                        Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
-                        Verdict::Bury(reason, error, n) => {
-                            Verdict::Bury(*reason, error.clone(), *n)
-                        }
-                    };
+                    let verdict = verdict.clone();
                     let result = match settle_part(&part.chunk, mask, verdict) {
                         PartProgress::Done(result) => result,
                         PartProgress::Pending(pending) => pending.await,
@@ -591,6 +594,47 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    if chunk.watches().next().is_some() && chunk.has_settler() {
+        return settle_watched(chunk, mask, verdict);
+    }
+    settle_unwatched(chunk, mask, verdict)
+}
+
+/// As `settle_part`, past the layers that watch, the outermost first.
+fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    let began = Instant::now();
+    let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
+    for watch in chunk.watches() {
+        passed += 1;
+        if let Some(answer) = watch.before(chunk, left, verdict.settlement()) {
+            left &= !answer.mask;
+            answered = answered.and(answer.result);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    let settled = match left {
+        0 => PartProgress::Done(Ok(())),
+        left => settle_unwatched(chunk, left, verdict.clone()),
+    };
+    let watched = Arc::clone(chunk);
+    let tell = move |result: Result<()>| {
+        let result = answered.and(result);
+        for watch in watched.watches().take(passed) {
+            watch.after(&watched, mask, verdict.settlement(), began, &result);
+        }
+        result
+    };
+    match settled {
+        PartProgress::Done(result) => PartProgress::Done(tell(result)),
+        PartProgress::Pending(pending) => {
+            PartProgress::Pending(Box::pin(async move { tell(pending.await) }))
+        }
+    }
+}
+
+fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
     let operation = verdict.operation();
     if !chunk.has_settler() {
         return PartProgress::Done(match verdict {
@@ -600,7 +644,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
         });
     }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -611,7 +655,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Chunk::claim_to_return, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -640,9 +684,10 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
+    claim: impl FnOnce(&Chunk, u64) -> (u64, bool),
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = chunk.claim(mask);
+    let (open, complete) = claim(chunk, mask);
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -702,7 +747,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

@@ -52,6 +52,8 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
+pub mod layers;
+
 pub mod header {
     //! Rules and well-known names of headers.
     pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};

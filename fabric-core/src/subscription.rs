@@ -122,6 +122,13 @@ impl Subscription {
         self
     }
 
+    /// The same subscription over a source that wraps its own, for layers.
+    #[must_use]
+    pub fn map_source<S: Source>(mut self, wrap: impl FnOnce(Box<dyn Source>) -> S) -> Self {
+        self.source = self.source.take().map(|inner| Box::new(wrap(inner)) as Box<dyn Source>);
+        self
+    }
+
     /// The next delivery; `None` once the subscription has ended.
     ///
     /// # Errors
@@ -310,6 +317,9 @@ impl Subscription {
     fn admit(&mut self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
         let mask = 1 << index;
         let n = index as usize;
+        if chunk.is_hidden(n) {
+            return Admitted::Taken;
+        }
         // It may have expired while it waited here.
         if chunk.events()[n].expires_at().is_some_and(|at| Timestamp::now() >= at) {
             self.burials.extend(chunk.expire(mask));

@@ -3,6 +3,8 @@
 
 mod dedup;
 mod group;
+#[cfg(test)]
+mod model;
 mod plain;
 mod stream;
 mod track;
@@ -427,13 +429,15 @@ impl Broker {
 
     /// The event is not kept, as a reader's policy says: every reader learns of it.
     pub(crate) fn drop_newest(&mut self, index: usize, wakers: &mut Wakers) {
-        for (group, _) in self.readers[index].groups.clone() {
-            if let Some(state) = self.groups[group].as_mut() {
+        for (group, slot) in &self.readers[index].groups {
+            if let Some(state) = self.groups[*group].as_mut()
+                && state.tracks.list[*slot].until.is_none()
+            {
                 state.lag(1, wakers);
             }
         }
-        for (plain, _) in self.readers[index].plains.clone() {
-            if let Some(state) = self.plains[plain].as_mut() {
+        for (plain, _) in &self.readers[index].plains {
+            if let Some(state) = self.plains[*plain].as_mut() {
                 state.lagged += 1;
                 state.wake(wakers);
             }
@@ -1243,7 +1247,7 @@ impl Broker {
         now: Now,
         wakers: &mut Wakers,
     ) {
-        let bytes = event.size_in_memory();
+        let (bytes, priority) = (event.size_in_memory(), event.priority());
         let number = self.streams.stream(inbox).push(event, bytes, now.wall);
         let leaks = self.has_bug(Bug::InboxLeaks);
         if let Ok(index) = self.group_index(name)
@@ -1252,7 +1256,8 @@ impl Broker {
         {
             // It is not read in turn but held with its own attempt number and time.
             state.tracks.list[slot].cursor = number + 1;
-            state.delay(slot, number, attempt.saturating_sub(1), at, &mut self.timers);
+            let attempts = attempt.saturating_sub(1);
+            state.put(slot, number, priority, attempts, at, &mut self.timers);
             state.wake(wakers);
         }
         if leaks {

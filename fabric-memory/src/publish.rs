@@ -3,7 +3,7 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use fabric_core::clock::Now;
 use fabric_core::{
@@ -27,11 +27,7 @@ impl Client {
         let tried = {
             let mut broker = self.instance.lock();
             broker.advance(batch.now, &mut wakers);
-            match batch.events.len() {
-                1 => try_one(&mut broker, &mut wakers, batch, limit),
-                0 => Ok(Confirms::ready(Outcomes::each([]))),
-                _ => try_many(&mut broker, &mut wakers, batch, limit),
-            }
+            try_batch(&mut broker, &mut wakers, batch, limit)
         };
         for waker in wakers {
             waker.wake();
@@ -64,7 +60,7 @@ impl Client {
     ) -> Result<Receipt> {
         let topic = event.topic().clone();
         let mut first = Some((event, now));
-        let mut place = Waiting { client: Arc::clone(self), topic: None, ticket: 0 };
+        let mut place = Waiting { client: Arc::clone(self), line: Line::default() };
         let mut timer = pin!(sleep_until(deadline));
         let mut closing = pin!(self.closing.notified());
         closing.as_mut().enable();
@@ -117,40 +113,11 @@ impl Client {
     ) -> Poll<Result<Receipt>> {
         // The first try is at the batch's time; later ones when the room is there.
         let Some((waiting, stamped)) = event.take() else { return Poll::Pending };
-        let now = if place.topic.is_some() { Now::read() } else { stamped };
+        let line = &mut place.line;
+        let now = if line.topic.is_some() { Now::read() } else { stamped };
         let limit = self.instance.config.max_payload;
         let tried = self.instance.at(now, |broker, wakers| {
-            let index = broker.topic(waiting.topic())?;
-            if !broker.is_turn(index, place.ticket) {
-                if place.topic.is_none() {
-                    place.ticket = broker.ticket();
-                    place.topic = Some(index);
-                }
-                broker.wait(index, place.ticket, cx.waker());
-                return Ok(Err(waiting));
-            }
-            match room_for(broker, wakers, index, &waiting, expected, limit, now)? {
-                Room::Known(receipt) => {
-                    if let Some(topic) = place.topic.take() {
-                        broker.wait_no_more(topic, place.ticket, wakers);
-                    }
-                    Ok(Ok(receipt))
-                }
-                Room::Some => {
-                    if let Some(topic) = place.topic.take() {
-                        broker.wait_no_more(topic, place.ticket, wakers);
-                    }
-                    Ok(Ok(store(broker, wakers, index, waiting, now)))
-                }
-                Room::None => {
-                    if place.topic.is_none() {
-                        place.ticket = broker.ticket();
-                        place.topic = Some(index);
-                    }
-                    broker.wait(index, place.ticket, cx.waker());
-                    Ok(Err(waiting))
-                }
-            }
+            store_in_turn(broker, wakers, waiting, expected, limit, now, line, cx.waker())
         });
         match tried {
             Ok(Ok(receipt)) => Poll::Ready(Ok(receipt)),
@@ -170,19 +137,92 @@ enum Ended {
     Late,
 }
 
-/// A place in the line of publishers; dropping it lets the next have its turn.
-struct Waiting {
-    client: Arc<Client>,
+/// A place in the line of publishers to one topic, once there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
     topic: Option<usize>,
     ticket: u64,
 }
 
+impl Line {
+    /// Takes the place again, or the last one.
+    fn wait(&mut self, broker: &mut Broker, index: usize, waker: &Waker) {
+        if self.topic.is_none() {
+            *self = Self { topic: Some(index), ticket: broker.ticket() };
+        }
+        broker.wait(index, self.ticket, waker);
+    }
+
+    /// Lets the next have its turn.
+    pub(crate) fn leave(&mut self, broker: &mut Broker, wakers: &mut Wakers) {
+        if let Some(topic) = self.topic.take() {
+            broker.wait_no_more(topic, self.ticket, wakers);
+        }
+    }
+}
+
+/// A publisher in line; dropping it lets the next have its turn.
+struct Waiting {
+    client: Arc<Client>,
+    line: Line,
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(topic) = self.topic.take() {
-            let ticket = self.ticket;
-            self.client.instance.with(|broker, wakers| broker.wait_no_more(topic, ticket, wakers));
+        if self.line.topic.is_some() {
+            self.client.instance.with(|broker, wakers| self.line.leave(broker, wakers));
         }
+    }
+}
+
+/// Stores an event if it is its publisher's turn and there is room; else gives it back, and its
+/// publisher is in line.
+#[expect(clippy::too_many_arguments, reason = "one step of a publish, apart from its waiting")]
+#[expect(clippy::result_large_err, reason = "the event goes back to its publisher")]
+pub(crate) fn store_in_turn(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    event: Event,
+    expected: Option<&Position>,
+    limit: usize,
+    now: Now,
+    line: &mut Line,
+    waker: &Waker,
+) -> Result<Result<Receipt, Event>> {
+    let index = broker.topic(event.topic())?;
+    if !broker.is_turn(index, line.ticket) {
+        line.wait(broker, index, waker);
+        return Ok(Err(event));
+    }
+    match room_for(broker, wakers, index, &event, expected, limit, now)? {
+        Room::Known(receipt) => {
+            line.leave(broker, wakers);
+            Ok(Ok(receipt))
+        }
+        Room::Some => {
+            line.leave(broker, wakers);
+            Ok(Ok(store(broker, wakers, index, event, now)))
+        }
+        Room::None => {
+            line.wait(broker, index, waker);
+            Ok(Err(event))
+        }
+    }
+}
+
+/// Stores the batch if that takes no waiting; else gives it back untouched.
+#[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
+#[inline]
+pub(crate) fn try_batch(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    batch: Batch,
+    limit: usize,
+) -> Result<Confirms, Batch> {
+    match batch.events.len() {
+        0 => Ok(Confirms::ready(Outcomes::each([]))),
+        1 => try_one(broker, wakers, batch, limit),
+        _ => try_many(broker, wakers, batch, limit),
     }
 }
 
