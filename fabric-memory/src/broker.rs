@@ -10,16 +10,16 @@ mod stream;
 mod track;
 mod wheel;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
 use fabric_core::clock::Now;
 use fabric_core::{
-    Chunk, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo, Nack, PatternTrie, Patterns,
-    Position, Priority, Settler, Start, SubscribeOptions, Topic, TopicInfo, TopicLag, Trim,
-    WhenFull,
+    Chunk, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo, Nack, Pattern, PatternTrie,
+    Patterns, Position, Priority, Settler, Start, SubscribeOptions, Topic, TopicInfo, TopicLag,
+    Trim, WhenFull,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -65,10 +65,20 @@ pub(crate) enum Timer {
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     list: Vec<Stream>,
+    /// How many events were stored.
+    pushes: u64,
     bug: Option<Bug>,
 }
 
 impl Streams {
+    /// The stream at `index`, to which something is added now.
+    fn newest(&mut self, index: usize) -> &mut Stream {
+        self.pushes += 1;
+        let stream = &mut self.list[index];
+        stream.last_push = self.pushes;
+        stream
+    }
+
     fn stream(&mut self, index: usize) -> &mut Stream {
         &mut self.list[index]
     }
@@ -175,7 +185,7 @@ impl Broker {
         let dedup = config.dedup_window.map(|window| Dedup::new(window, config.dedup_max));
         Self {
             bounds,
-            streams: Streams { list: Vec::new(), bug },
+            streams: Streams { list: Vec::new(), pushes: 0, bug },
             readers: Vec::new(),
             by_name: HashMap::default(),
             groups: Vec::new(),
@@ -531,7 +541,7 @@ impl Broker {
             .filter(|(_, event)| event.priority() > Priority::Normal)
             .map(|(n, event)| (n, event.priority()))
             .collect();
-        let first = self.streams.stream(index).push_all(events, bytes, now.wall);
+        let first = self.streams.newest(index).push_all(events, bytes, now.wall);
         for (n, priority) in urgent {
             self.announce(index, first + n, priority, wakers);
         }
@@ -549,8 +559,7 @@ impl Broker {
         wakers: &mut Wakers,
     ) -> u64 {
         let priority = event.priority();
-        let stream = self.streams.stream(index);
-        let number = stream.push(event, bytes, now.wall);
+        let number = self.streams.newest(index).push(event, bytes, now.wall);
         if cfg!(feature = "seeded-bugs") && self.has_bug(Bug::Reorder) {
             self.streams.stream(index).swap_last_two();
         }
@@ -692,12 +701,7 @@ impl Broker {
 
     /// The numbers at which a reader of `patterns` begins, by topic.
     fn places(&mut self, patterns: &Patterns, start: &Start, now: Now) -> Result<Places> {
-        let matching: Vec<usize> = self
-            .by_name
-            .iter()
-            .filter(|(topic, _)| patterns.matches(topic))
-            .map(|(_, index)| *index)
-            .collect();
+        let matching = self.matching(patterns);
         for index in &matching {
             self.drop_aged(*index, now);
         }
@@ -726,7 +730,7 @@ impl Broker {
                     .iter()
                     .copied()
                     .filter(|index| self.streams.peek(*index).len() > 0)
-                    .max_by_key(|index| self.streams.peek(*index).last_time());
+                    .max_by_key(|index| self.streams.peek(*index).last_push);
                 for index in matching {
                     let stream = self.streams.peek(index);
                     let from =
@@ -765,6 +769,19 @@ impl Broker {
             }
         }
         Ok(places)
+    }
+
+    /// The topics that `patterns` match, the oldest first.
+    fn matching(&self, patterns: &Patterns) -> Vec<usize> {
+        let mut matching: Vec<usize> = if patterns.iter().all(Pattern::is_literal) {
+            let topics = patterns.iter().filter_map(Pattern::as_topic);
+            topics.filter_map(|topic| self.by_name.get(&topic).copied()).collect()
+        } else {
+            let matches = |(topic, _): &(&Topic, &usize)| patterns.matches(topic);
+            self.by_name.iter().filter(matches).map(|(_, index)| *index).collect()
+        };
+        matching.sort_unstable();
+        matching
     }
 
     /// The number behind a position, if it is one of this life of the topic.
@@ -1085,10 +1102,9 @@ impl Broker {
         for pattern in &patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
-        let topics: Vec<(Topic, usize)> =
-            self.by_name.iter().map(|(topic, index)| (topic.clone(), *index)).collect();
-        for (topic, at) in topics {
-            let (was, is) = (old.matches(&topic), patterns.matches(&topic));
+        let (were, are) = (self.matching(&old), self.matching(&patterns));
+        for at in were.iter().chain(&are).copied().collect::<BTreeSet<usize>>() {
+            let (was, is) = (were.binary_search(&at).is_ok(), are.binary_search(&at).is_ok());
             let next = self.streams.peek(at).next();
             let Some(state) = self.groups[index].as_mut() else { continue };
             match (state.tracks.slot_of(at), was, is) {
@@ -1255,14 +1271,11 @@ impl Broker {
     // ---- topics ----
 
     pub(crate) fn topics(&mut self, patterns: &Patterns, now: Now) -> Vec<TopicInfo> {
-        let mut names: Vec<(Topic, usize)> = self
-            .by_name
-            .iter()
-            .filter(|(topic, _)| patterns.matches(topic))
-            .map(|(topic, index)| (topic.clone(), *index))
-            .collect();
-        names.sort();
-        names.into_iter().map(|(_, index)| self.info(index, now)).collect()
+        let topics = self.matching(patterns);
+        let mut infos: Vec<TopicInfo> =
+            topics.into_iter().map(|index| self.info(index, now)).collect();
+        infos.sort_by(|a, b| a.topic.cmp(&b.topic));
+        infos
     }
 
     pub(crate) fn topic_info(&mut self, topic: &Topic, now: Now) -> Result<TopicInfo> {

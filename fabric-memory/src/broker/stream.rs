@@ -58,6 +58,8 @@ pub(crate) struct Stream {
     pub(crate) scheduled: usize,
     pub(crate) scheduled_bytes: usize,
     last_time: Option<Timestamp>,
+    /// Counts on through all topics: which of them has the newest event.
+    pub(crate) last_push: u64,
 }
 
 impl Stream {
@@ -78,6 +80,7 @@ impl Stream {
             scheduled: 0,
             scheduled_bytes: 0,
             last_time: None,
+            last_push: 0,
         }
     }
 
