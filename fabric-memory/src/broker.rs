@@ -628,6 +628,13 @@ impl Broker {
         }
     }
 
+    /// Lets publishers to every topic of a group try again.
+    fn wake_publishers_of(&mut self, group: usize, wakers: &mut Wakers) {
+        let Some(state) = &self.groups[group] else { return };
+        let topics: Vec<usize> = state.tracks.list.iter().map(|track| track.stream).collect();
+        topics.into_iter().for_each(|topic| self.wake_publisher(topic, wakers));
+    }
+
     fn wake_publisher(&mut self, index: usize, wakers: &mut Wakers) {
         if let Some((_, waker)) = self.readers[index].waiting.front_mut() {
             wakers.extend(waker.take());
@@ -1147,24 +1154,23 @@ impl Broker {
         let places = self.places(&patterns, start, now)?;
         let Some(state) = self.groups[index].as_mut() else { return Ok(()) };
         state.forget();
-        if let Some(inbox) = state.inbox {
-            let stream = state.tracks.list[inbox].stream;
-            state.tracks.list[inbox].cursor = self.streams.peek(stream).next();
+        // What removed patterns had queued is gone as well, and so is the inbox.
+        for (slot, track) in state.tracks.list.iter_mut().enumerate() {
+            let next = self.streams.peek(track.stream).next();
+            track.restart(next, (state.inbox != Some(slot)).then_some(next));
         }
         for (topic, from) in places.topics {
             if let Some(state) = self.groups[index].as_mut()
                 && let Some(slot) = state.tracks.slot_of(topic)
             {
-                let track = &mut state.tracks.list[slot];
-                track.cursor = from;
-                track.until = None;
+                state.tracks.list[slot].restart(from, None);
                 state.tracks.make_ready(slot);
                 state.survey(slot, self.streams.stream(topic));
             } else {
                 self.attach(Reader::Group(index), topic, from);
             }
-            self.wake_publisher(topic, wakers);
         }
+        self.wake_publishers_of(index, wakers);
         if let Some(state) = self.groups[index].as_mut() {
             state.wake(wakers);
         }

@@ -48,6 +48,12 @@ impl Track {
         }
     }
 
+    /// Begins anew at `cursor`, to read up to `until`.
+    pub(crate) fn restart(&mut self, cursor: u64, until: Option<u64>) {
+        (self.cursor, self.until) = (cursor, until);
+        self.skips.clear();
+    }
+
     /// Leaves `start..end` out.
     pub(crate) fn skip(&mut self, start: u64, end: u64) {
         match self.skips.back_mut() {
