@@ -359,11 +359,15 @@ impl Broker {
     fn evict_one(&mut self, index: usize, wakers: &mut Wakers) -> Result<(), Blocked> {
         let blind = self.has_bug(Bug::EvictUnsettled);
         let topic = self.streams.peek(index).topic.clone();
-        let Some((_, end)) = self.streams.stream(index).oldest() else {
+        let Some((first, end)) = self.streams.stream(index).oldest() else {
             return Err(Blocked { policy: WhenFull::Block, topic, group: None });
         };
         let stream = self.streams.peek(index);
-        if stream.topic.is_reserved() && self.readers[index].groups.is_empty() {
+        let has_read = |(group, slot): &(usize, usize)| {
+            let state = self.groups[*group].as_ref();
+            state.is_some_and(|state| state.tracks.list[*slot].began <= first)
+        };
+        if stream.topic.is_reserved() && !self.readers[index].groups.iter().any(has_read) {
             // Dead letters stay until somebody settles, trims or purges them.
             return Err(Blocked { policy: WhenFull::Block, topic, group: None });
         }

@@ -11,6 +11,8 @@ use super::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) stream: usize,
+    /// The first number that was ever for this reader.
+    pub(crate) began: u64,
     /// The next number to look at.
     pub(crate) cursor: u64,
     /// Where reading ends, once a redefinition took the topic away.
@@ -98,7 +100,14 @@ impl Tracks {
     /// The slot of `stream`, new at `cursor` if there was none.
     pub(crate) fn add(&mut self, stream: usize, cursor: u64) -> usize {
         let slot = self.list.len();
-        self.list.push(Track { stream, cursor, until: None, skips: VecDeque::new(), ready: false });
+        self.list.push(Track {
+            stream,
+            began: cursor,
+            cursor,
+            until: None,
+            skips: VecDeque::new(),
+            ready: false,
+        });
         self.by_stream.insert(stream, slot);
         self.make_ready(slot);
         slot

@@ -148,6 +148,8 @@ pub(super) struct GroupModel {
     pub(super) definition: GroupDefinition,
     pub(super) when_full: WhenFull,
     pub(super) items: BTreeMap<Key, Item>,
+    /// Where it first began to read each topic.
+    began: BTreeMap<usize, u64>,
     pub(super) inbox: u64,
     pub(super) inbox_first: u64,
     pub(super) lag: Lag,
@@ -248,6 +250,7 @@ impl Model {
             if group.definition.patterns.matches(&stream.name) {
                 let state = State::Free(Queue::New);
                 group.items.insert((topic, number), Item { event, attempts: 0, state });
+                group.began.entry(topic).or_insert(number);
             }
         }
         for plain in self.plains.values_mut() {
@@ -304,7 +307,7 @@ impl Model {
     }
 
     /// Who may refuse one more event in the topic, and how.
-    pub(super) fn in_the_way(&self, topic: usize, now: Timestamp) -> Vec<WhenFull> {
+    pub(super) fn in_the_way(&self, topic: usize) -> Vec<WhenFull> {
         let stream = &self.topics[topic];
         let mut policies = Vec::new();
         for plain in self.plains.values() {
@@ -327,14 +330,19 @@ impl Model {
                 policies.push(plain.when_full);
             }
         }
-        let unread =
-            self.groups.iter().flatten().any(|g| g.definition.patterns.matches(&stream.name));
-        if stream.kept() == 0 || (stream.name.is_reserved() && !unread) {
+        if stream.kept() == 0 || self.is_kept(topic) {
             policies.push(WhenFull::Block);
         }
-        let _ = now;
         policies.retain(|policy| *policy != WhenFull::DropOldest);
         policies
+    }
+
+    /// Whether these are dead letters that no group has read.
+    fn is_kept(&self, topic: usize) -> bool {
+        let stream = &self.topics[topic];
+        let reads =
+            |group: &GroupModel| group.began.get(&topic).is_some_and(|n| *n <= stream.first);
+        stream.name.is_reserved() && !self.groups.iter().flatten().any(reads)
     }
 
     /// The topic keeps nothing before `first` any more.
@@ -370,6 +378,7 @@ impl Model {
             "{} is evicted without a reason",
             stream.name
         );
+        ensure!(trimmed || !self.is_kept(topic), "dead letters are evicted that nobody has read");
         let gone: Vec<u64> = (old..first).collect();
         for number in gone {
             let (event, stored) = self.topics[topic].stored[number as usize];
@@ -421,6 +430,7 @@ impl Model {
             definition,
             when_full,
             items: BTreeMap::new(),
+            began: BTreeMap::new(),
             inbox: 0,
             inbox_first: 0,
             lag: Lag::default(),
@@ -434,11 +444,22 @@ impl Model {
         for (topic, from) in begin {
             let stream = &self.topics[*topic];
             state.lag.add_all(stream.first.saturating_sub(*from));
+            state.began.entry(*topic).or_insert(*from);
             for number in stream.first.max(*from)..stream.next() {
                 let (event, _) = stream.stored[number as usize];
                 let item = Item { event, attempts: 0, state: State::Free(Queue::New) };
                 state.items.insert((*topic, number), item);
             }
+        }
+    }
+
+    /// A group has other patterns: topics that are new to it begin at new.
+    pub(super) fn redefine(&mut self, group: usize, patterns: &Patterns, exists: &[bool]) {
+        let begin = self.places(patterns, &Begins::New, exists);
+        let Some(state) = self.groups[group].as_mut() else { return };
+        state.definition.patterns = patterns.clone();
+        for (topic, from) in begin {
+            state.began.entry(topic).or_insert(from);
         }
     }
 

@@ -580,7 +580,7 @@ impl World {
             );
             return Ok(());
         }
-        let policies = self.model.in_the_way(topic, now.wall);
+        let policies = self.model.in_the_way(topic);
         let receipt = match outcome {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -660,7 +660,7 @@ impl World {
                         let index = broker.by_name[&self.topics[topic]];
                         broker.readers[index].waiting.len() > 1
                     };
-                    let policies = self.model.in_the_way(topic, now.wall);
+                    let policies = self.model.in_the_way(topic);
                     ensure!(
                         waits || policies.contains(&WhenFull::Block),
                         "a publisher waits, but {policies:?}"
@@ -799,10 +799,10 @@ impl World {
         self.observe_evictions(Cause::None)?;
         match &mut self.model.groups[group] {
             Some(state) => {
-                state.definition.patterns = options.patterns.clone();
                 if let Some(policy) = options.when_full {
                     state.when_full = policy;
                 }
+                self.model.redefine(group, &options.patterns, &self.exists);
             }
             None => {
                 let begin = self.model.places(&options.patterns, &begins, &self.exists);
@@ -1232,9 +1232,7 @@ impl World {
         let (name, copy) = (&self.names[group], patterns.clone());
         let done = at(&self.stage, |broker, _, wakers| broker.redefine(name, copy, wakers));
         self.check_found(group, done.map_err(|error| error.kind()))?;
-        if let Some(state) = &mut self.model.groups[group] {
-            state.definition.patterns = patterns;
-        }
+        self.model.redefine(group, &patterns, &self.exists);
         Ok(())
     }
 
