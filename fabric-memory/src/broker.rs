@@ -373,8 +373,8 @@ impl Broker {
         }
         let mut behind: SmallVec<[(usize, usize); 2]> = SmallVec::new();
         for (group, slot) in &self.readers[index].groups {
-            let Some(state) = &self.groups[*group] else { continue };
-            if blind || state.floor(*slot, stream) >= end {
+            let Some(state) = self.groups[*group].as_mut() else { continue };
+            if blind || state.has_settled(*slot, end, stream) {
                 continue;
             }
             if state.when_full != WhenFull::DropOldest {
@@ -385,9 +385,8 @@ impl Broker {
         }
         for (plain, slot) in &self.readers[index].plains {
             let Some(state) = &self.plains[*plain] else { continue };
-            let track = &state.tracks.list[*slot];
-            if track.cursor < end.min(track.limit(stream))
-                && state.when_full != WhenFull::DropOldest
+            if state.when_full != WhenFull::DropOldest
+                && state.tracks.list[*slot].unread(stream) < end
             {
                 return Err(Blocked { policy: state.when_full, topic, group: None });
             }
@@ -417,10 +416,11 @@ impl Broker {
         while self.streams.peek(index).is_oldest_aged(now.wall) {
             let Some((_, end)) = self.streams.stream(index).oldest() else { return };
             let stream = self.streams.peek(index);
-            let held = self.readers[index].groups.iter().any(|(group, slot)| {
-                self.groups[*group].as_ref().is_some_and(|state| state.floor(*slot, stream) < end)
-            });
-            if held {
+            let groups = &mut self.groups;
+            let has_settled = |(group, slot): &(usize, usize)| {
+                groups[*group].as_mut().is_none_or(|state| state.has_settled(*slot, end, stream))
+            };
+            if !self.readers[index].groups.iter().all(has_settled) {
                 return;
             }
             self.streams.stream(index).drop_oldest();

@@ -91,6 +91,13 @@ impl Outstanding {
         self.chunk.full_mask() & !self.chunk.settled()
     }
 
+    /// The oldest number that is not settled, of those from `kept` on.
+    fn oldest(&self, kept: u64) -> Option<u64> {
+        let gone = kept.saturating_sub(self.first);
+        let open = self.open().checked_shr(u32::try_from(gone).ok()?)?;
+        (open != 0).then(|| self.first + gone + u64::from(open.trailing_zeros()))
+    }
+
     /// Leases what was handed out since the last look for `wait` from `now`.
     fn look(&mut self, now: Instant, wait: Duration) {
         let handed = self.chunk.handed().min(MAX_CHUNK as u32);
@@ -889,21 +896,28 @@ impl GroupState {
         self.lagged = 0;
     }
 
-    /// The oldest number in the topic at `slot` that is not settled.
-    pub(crate) fn floor(&self, slot: usize, stream: &Stream) -> u64 {
+    /// Whether everything before `end` in the topic at `slot` is settled.
+    pub(crate) fn has_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
         let track = &self.tracks.list[slot];
+        if track.settled >= end {
+            return true;
+        }
+        // Urgent events are delivered ahead of the cursor: those that are not are held.
+        let from = track.settled.max(track.cursor).max(stream.first());
+        let unread = track
+            .spans(from, track.limit(stream))
+            .find_map(|(start, end)| stream.first_usual(start, end))
+            .unwrap_or_else(|| stream.next());
         let held = self.held.range((slot, 0)..(slot + 1, 0)).next().map(|((_, number), _)| *number);
-        let out = self
-            .outstanding
-            .values()
-            .filter(|entry| entry.slot == slot)
-            .filter_map(|entry| {
-                let open = entry.open();
-                (open != 0).then(|| entry.first + u64::from(open.trailing_zeros()))
-            })
-            .min();
-        let cursor = if track.cursor >= track.limit(stream) { stream.next() } else { track.cursor };
-        [held, out].into_iter().flatten().fold(cursor, u64::min)
+        let oldest = held.map_or(unread, |held| held.min(unread));
+        if oldest < end {
+            return false;
+        }
+        let first = stream.first();
+        let out = self.outstanding.values().filter(|entry| entry.slot == slot);
+        let settled = out.filter_map(|entry| entry.oldest(first)).fold(oldest, u64::min);
+        self.tracks.list[slot].settled = settled;
+        settled >= end
     }
 
     /// Loses everything before `end` in the topic at `slot`.

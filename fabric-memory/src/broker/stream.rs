@@ -246,6 +246,12 @@ impl Stream {
             + if self.open_mixed { urgent(&self.open, open) } else { 0 }
     }
 
+    /// The first of the events `from..end` that is kept and not urgent.
+    pub(crate) fn first_usual(&self, from: u64, end: u64) -> Option<u64> {
+        let urgent = |n: &u64| self.priority_at(*n).is_some_and(|p| p > Priority::Normal);
+        (from.max(self.first)..end.min(self.next)).find(|number| !urgent(number))
+    }
+
     /// Where the oldest segment begins and ends.
     pub(crate) fn oldest(&mut self) -> Option<(u64, u64)> {
         if self.sealed.is_empty() {
