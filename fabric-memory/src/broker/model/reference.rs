@@ -39,9 +39,17 @@ pub(super) struct TopicModel {
     /// The oldest number that is kept.
     pub(super) first: u64,
     /// What is not due yet.
-    pub(super) scheduled: Vec<(Timestamp, usize)>,
+    pub(super) scheduled: Vec<Later>,
     /// Counts what was stored anywhere: which topic has the newest event.
     last: u64,
+}
+
+/// An event that is not due yet.
+#[derive(Debug)]
+pub(super) struct Later {
+    due: Timestamp,
+    order: u64,
+    pub(super) event: usize,
 }
 
 impl TopicModel {
@@ -267,18 +275,20 @@ impl Model {
 
     /// An event that was not due is kept for later.
     pub(super) fn schedule(&mut self, topic: usize, event: usize, due: Timestamp) {
-        self.topics[topic].scheduled.push((due, event));
+        self.pushes += 1;
+        self.topics[topic].scheduled.push(Later { due, order: self.pushes, event });
     }
 
     /// What is due is stored, what was given back for a while is free.
     pub(super) fn pass(&mut self, now: Timestamp) {
-        for topic in 0..self.topics.len() {
-            let scheduled = &mut self.topics[topic].scheduled;
-            let mut due: Vec<_> = scheduled.extract_if(.., |(due, _)| *due <= now).collect();
-            due.sort_by_key(|(due, _)| *due);
-            for (_, event) in due {
-                self.push(topic, event, now);
-            }
+        let mut due = Vec::new();
+        for (topic, stream) in self.topics.iter_mut().enumerate() {
+            let ripe = stream.scheduled.extract_if(.., |later| later.due <= now);
+            due.extend(ripe.map(|later| (later.due, later.order, topic, later.event)));
+        }
+        due.sort_unstable();
+        for (_, _, topic, event) in due {
+            self.push(topic, event, now);
         }
         for group in self.groups.iter_mut().flatten() {
             for item in group.items.values_mut() {

@@ -1636,7 +1636,7 @@ impl World {
                 .iter()
                 .map(|(event, _)| self.model.facts[*event].bytes)
                 .sum();
-            let later = topic.scheduled.iter().map(|(_, event)| self.model.facts[*event].bytes);
+            let later = topic.scheduled.iter().map(|later| self.model.facts[later.event].bytes);
             let expected = (topic.next(), topic.kept(), bytes);
             let found = (stream.next(), stream.len(), stream.bytes());
             ensure!(found == expected, "{}: {found:?}, not {expected:?}", topic.name);
