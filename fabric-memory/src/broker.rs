@@ -902,8 +902,12 @@ impl Broker {
                 if !lenient {
                     state.definition.admit(&name, options)?;
                 }
-                if let Some(policy) = options.when_full {
+                if let Some(policy) = options.when_full
+                    && state.when_full != policy
+                {
                     state.when_full = policy;
+                    // What blocked before may be dropped now.
+                    self.wake_publishers_of(index, wakers);
                 }
             }
             if options.redefine_group {
@@ -917,7 +921,7 @@ impl Broker {
             return Ok(index);
         }
         let when_full = options.when_full.unwrap_or(self.config.when_full);
-        self.define(&name, GroupDefinition::of(options), when_full, now)
+        self.define(&name, GroupDefinition::of(options), when_full, now, wakers)
     }
 
     pub(crate) fn define_group(
@@ -925,6 +929,7 @@ impl Broker {
         name: &Group,
         definition: GroupDefinition,
         now: Now,
+        wakers: &mut Wakers,
     ) -> Result<()> {
         if let Some(state) = self.state(name) {
             if state.definition == definition {
@@ -938,7 +943,7 @@ impl Broker {
                 ),
             ));
         }
-        self.define(name, definition, self.config.when_full, now).map(drop)
+        self.define(name, definition, self.config.when_full, now, wakers).map(drop)
     }
 
     fn define(
@@ -947,6 +952,7 @@ impl Broker {
         definition: GroupDefinition,
         when_full: WhenFull,
         now: Now,
+        wakers: &mut Wakers,
     ) -> Result<usize> {
         let places = self.places(&definition.patterns, &definition.start, now)?;
         let patterns = definition.patterns.clone();
@@ -961,6 +967,8 @@ impl Broker {
         for (topic, from) in places.topics {
             self.attach(Reader::Group(index), topic, from);
         }
+        // Dead letters have a reader now that may let go of them.
+        self.wake_publishers_of(index, wakers);
         Ok(index)
     }
 

@@ -741,7 +741,8 @@ impl World {
             GroupDefinition::new(patterns.clone()).with_start(start).with_ack_wait(WAITS[group]);
         let name = self.names[group].clone();
         let copy = definition.clone();
-        let defined = at(&self.stage, |broker, now, _| broker.define_group(&name, copy, now));
+        let defined =
+            at(&self.stage, |broker, now, wakers| broker.define_group(&name, copy, now, wakers));
         self.observe_evictions(Cause::None)?;
         match (&self.model.groups[group], defined) {
             (Some(known), Ok(())) => {
