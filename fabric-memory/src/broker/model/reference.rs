@@ -400,10 +400,6 @@ impl Model {
                 let Some(item) = group.items.get(&key) else { continue };
                 let may = trimmed || expired || group.when_full == WhenFull::DropOldest;
                 ensure!(may, "{key:?} is evicted, and group {n} has not settled it: {item:?}");
-                ensure!(
-                    trimmed || expired || !matches!(item.state, State::Returning { .. }),
-                    "{key:?} is evicted while it is given back"
-                );
                 // What a member has it keeps.
                 if matches!(item.state, State::Free(_) | State::Delayed(_)) {
                     group.items.remove(&key);
