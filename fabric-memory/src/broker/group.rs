@@ -898,6 +898,16 @@ impl GroupState {
 
     /// Whether everything before `end` in the topic at `slot` is settled.
     pub(crate) fn has_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
+        if !self.look_settled(slot, end, stream) {
+            return false;
+        }
+        // Urgent events that are settled are behind the cursor now, and no loss when they go.
+        let track = &mut self.tracks.list[slot];
+        track.cursor = track.cursor.max(end.min(track.limit(stream)));
+        true
+    }
+
+    fn look_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
         let track = &self.tracks.list[slot];
         if track.settled >= end {
             return true;
