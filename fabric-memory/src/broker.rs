@@ -1055,11 +1055,11 @@ impl Broker {
             }
             return;
         }
-        let stream = self.of(member).and_then(|state| state.settled(chunk, wakers));
-        if let Some(stream) = stream
-            && self.has_waiting(stream)
-        {
-            self.wake_publisher(stream, wakers);
+        let Some(state) = self.of(member) else { return };
+        match state.settled(chunk, wakers) {
+            Some(stream) => self.wake_publisher(stream, wakers),
+            // Somebody saw that it was settled before we were told.
+            None => self.wake_publishers_of(member.group, wakers),
         }
     }
 
