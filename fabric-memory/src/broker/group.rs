@@ -940,16 +940,12 @@ impl GroupState {
         }
         let track = &mut self.tracks.list[slot];
         let limit = end.min(track.limit(stream));
-        if track.cursor < limit {
-            // Urgent and low events before the cursor's new place were counted above.
-            let urgent = (track.cursor..limit)
-                .filter(|n| {
-                    stream.priority_at(*n).is_some_and(|priority| priority > Priority::Normal)
-                })
-                .count() as u64;
-            self.lagged += limit - track.cursor - urgent.min(limit - track.cursor);
-            track.cursor = limit;
-        }
+        // Urgent ones ahead of the cursor were held and counted above, or somebody got them.
+        self.lagged += track
+            .spans(track.cursor, limit)
+            .map(|(start, end)| end - start - stream.urgent_in(start, end))
+            .sum::<u64>();
+        track.cursor = track.cursor.max(limit);
     }
 
     /// Tells the members that they missed `count` events.

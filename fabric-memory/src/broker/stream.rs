@@ -238,6 +238,7 @@ impl Stream {
             let range = &events[(from - base) as usize..(end.max(from) - base) as usize];
             range.iter().filter(|event| event.priority() > Priority::Normal).count() as u64
         };
+        let from = from.max(self.first);
         let from_sealed = self.sealed.partition_point(|segment| segment.end() <= from);
         let sealed = self.sealed.range(from_sealed..);
         let sealed = sealed.take_while(|segment| segment.base < end).filter(|s| s.mixed);
