@@ -56,8 +56,8 @@ pub(crate) enum Polled {
 /// What a timer stands for.
 #[derive(Debug)]
 pub(crate) enum Timer {
-    Sweep { group: Group, serial: u64 },
-    Return { group: Group, serial: u64, slot: usize, number: u64 },
+    Sweep { group: Group, epoch: u64 },
+    Return { group: Group, epoch: u64, slot: usize, number: u64 },
     Due { topic: usize, event: Box<Event>, bytes: usize },
 }
 
@@ -220,15 +220,15 @@ impl Broker {
     fn ring(&mut self, now: Now, wakers: &mut Wakers) {
         for timer in self.timers.take_due(now.instant) {
             match timer {
-                Timer::Sweep { group, serial } => {
-                    if let Some(index) = self.group_of(&group, serial)
+                Timer::Sweep { group, epoch } => {
+                    if let Some(index) = self.group_of(&group, epoch)
                         && let Some(state) = self.groups[index].as_mut()
                     {
                         state.sweep(now.instant, &self.streams, &mut self.timers, wakers);
                     }
                 }
-                Timer::Return { group, serial, slot, number } => {
-                    if let Some(index) = self.group_of(&group, serial)
+                Timer::Return { group, epoch, slot, number } => {
+                    if let Some(index) = self.group_of(&group, epoch)
                         && let Some(state) = self.groups[index].as_mut()
                     {
                         state.ring(slot, number, &self.streams, wakers);
@@ -244,9 +244,10 @@ impl Broker {
         }
     }
 
-    fn group_of(&self, name: &Group, serial: u64) -> Option<usize> {
+    /// The group for which a timer was set.
+    fn group_of(&self, name: &Group, epoch: u64) -> Option<usize> {
         let index = *self.by_group.get(name)?;
-        self.groups[index].as_ref().filter(|state| state.serial == serial).map(|_| index)
+        self.groups[index].as_ref().filter(|state| state.epoch == epoch).map(|_| index)
     }
 
     // ---- publishing ----
@@ -645,7 +646,7 @@ impl Broker {
         }
     }
 
-    /// A ticket for a queue of publishers.
+    /// A number that nobody else has: for a place in a queue of publishers, or a group's life.
     pub(crate) const fn ticket(&mut self) -> u64 {
         self.next_serial += 1;
         self.next_serial
@@ -956,8 +957,7 @@ impl Broker {
     ) -> Result<usize> {
         let places = self.places(&definition.patterns, &definition.start, now)?;
         let patterns = definition.patterns.clone();
-        self.next_serial += 1;
-        let state = GroupState::new(name.clone(), definition, when_full, self.next_serial);
+        let state = GroupState::new(name.clone(), definition, when_full, self.ticket());
         let index = free_slot(&mut self.groups);
         self.groups[index] = Some(state);
         self.by_group.insert(name.clone(), index);
@@ -1164,8 +1164,9 @@ impl Broker {
             None => return Ok(()),
         };
         let places = self.places(&patterns, start, now)?;
+        let epoch = self.ticket();
         let Some(state) = self.groups[index].as_mut() else { return Ok(()) };
-        state.forget();
+        state.forget(epoch);
         // What removed patterns had queued is gone as well, and so is the inbox.
         for (slot, track) in state.tracks.list.iter_mut().enumerate() {
             let next = self.streams.peek(track.stream).next();
@@ -1193,7 +1194,7 @@ impl Broker {
         let index = self.group_index(name)?;
         self.by_group.remove(name);
         let Some(mut state) = self.groups[index].take() else { return Ok(()) };
-        state.forget();
+        state.forget(self.ticket());
         state.wake(wakers);
         for pattern in &state.definition.patterns {
             self.patterns.remove(pattern, &Reader::Group(index));

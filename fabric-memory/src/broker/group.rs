@@ -159,8 +159,10 @@ pub(crate) struct GroupState {
     pub(crate) tracks: Tracks,
     /// The slot of the group's own inbox.
     pub(crate) inbox: Option<usize>,
-    /// Counts incarnations of a name, so that late timers and settlements of another are told apart.
+    /// Counts incarnations of a name, so that late settlements of another are told apart.
     pub(crate) serial: u64,
+    /// Counts these and resets, so that late timers are told apart.
+    pub(crate) epoch: u64,
     held: BTreeMap<Place, Held>,
     queues: [BTreeSet<Place>; QUEUES],
     outstanding: HashMap<u64, Outstanding, RandomState>,
@@ -200,6 +202,7 @@ impl GroupState {
             tracks: Tracks::default(),
             inbox: None,
             serial,
+            epoch: serial,
             held: BTreeMap::new(),
             queues: Default::default(),
             outstanding: HashMap::default(),
@@ -575,7 +578,7 @@ impl GroupState {
     fn arm_sweep(&mut self, at: Instant, timers: &mut super::Timers) {
         if self.sweep_at.is_none_or(|known| at < known) {
             self.sweep_at = Some(at);
-            timers.set(at, Timer::Sweep { group: self.name.clone(), serial: self.serial });
+            timers.set(at, Timer::Sweep { group: self.name.clone(), epoch: self.epoch });
         }
     }
 
@@ -771,8 +774,8 @@ impl GroupState {
     /// Nobody gets the event before `at`.
     fn put_off(&mut self, place: Place, attempts: u32, at: Instant, timers: &mut super::Timers) {
         self.hold(place, attempts, Queue::Delayed);
-        let (group, serial, (slot, number)) = (self.name.clone(), self.serial, place);
-        timers.set(at, Timer::Return { group, serial, slot, number });
+        let (group, epoch, (slot, number)) = (self.name.clone(), self.epoch, place);
+        timers.set(at, Timer::Return { group, epoch, slot, number });
     }
 
     /// Begins the leases of `mask` anew.
@@ -882,7 +885,9 @@ impl GroupState {
     }
 
     /// Takes back everything and forgets what was held: the group was reset or deleted.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.sweep_at = None;
         for entry in self.outstanding.values() {
             entry.chunk.revoke(entry.chunk.full_mask());
         }
