@@ -295,12 +295,15 @@ impl Broker {
 
     /// Lets `reader` read the topic at `index` from number `from` on.
     fn attach(&mut self, reader: Reader, index: usize, from: u64) {
+        let missed = self.streams.peek(index).first().saturating_sub(from);
+        let from = from + missed;
         match reader {
             Reader::Group(group) => {
                 if let Some(state) = self.groups[group].as_mut()
                     && state.tracks.slot_of(index).is_none()
                 {
                     let slot = state.tracks.add(index, from);
+                    state.lagged += missed;
                     self.readers[index].groups.push((group, slot));
                     state.survey(slot, self.streams.stream(index));
                 }
@@ -308,6 +311,7 @@ impl Broker {
             Reader::Plain(plain) => {
                 if let Some(state) = self.plains[plain].as_mut() {
                     let slot = state.tracks.add(index, from);
+                    state.lagged += missed;
                     self.readers[index].plains.push((plain, slot));
                     self.readers[index].strict += usize::from(state.is_strict());
                 }
@@ -663,14 +667,13 @@ impl Broker {
         let start = options.start.clone().unwrap_or(Start::New);
         let places = self.places(&options.patterns, &start, now)?;
         let when_full = options.when_full.unwrap_or(WhenFull::DropOldest);
-        let mut plain = Plain::new(client, options.patterns.clone(), when_full, options.prefetch);
-        plain.lagged = places.missed;
+        let plain = Plain::new(client, options.patterns.clone(), when_full, options.prefetch);
         let index = free_slot(&mut self.plains);
         self.plains[index] = Some(plain);
         for pattern in &options.patterns {
             self.patterns.insert(pattern, Reader::Plain(index));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             self.attach(Reader::Plain(index), topic, from);
         }
         Ok(index)
@@ -712,29 +715,33 @@ impl Broker {
     // ---- where readers begin ----
 
     /// The numbers at which a reader of `patterns` begins, by topic.
-    fn places(&mut self, patterns: &Patterns, start: &Start, now: Now) -> Result<Places> {
+    fn places(
+        &mut self,
+        patterns: &Patterns,
+        start: &Start,
+        now: Now,
+    ) -> Result<Vec<(usize, u64)>> {
         let matching = self.matching(patterns);
         for index in &matching {
             self.drop_aged(*index, now);
         }
         let skip_one = u64::from(self.has_bug(Bug::NewSkipsFirst));
-        let mut places = Places::default();
-        let begin = |places: &mut Places, index, from| places.topics.push((index, from));
+        let mut places = Vec::new();
         match start {
             Start::New => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).next() + skip_one);
+                    places.push((index, self.streams.peek(index).next() + skip_one));
                 }
             }
             Start::All => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).first());
+                    places.push((index, self.streams.peek(index).first()));
                 }
             }
             Start::LastPerTopic => {
                 for index in matching {
                     let stream = self.streams.peek(index);
-                    begin(&mut places, index, last_or_next(stream));
+                    places.push((index, last_or_next(stream)));
                 }
             }
             Start::Last => {
@@ -747,12 +754,12 @@ impl Broker {
                     let stream = self.streams.peek(index);
                     let from =
                         if Some(index) == newest { last_or_next(stream) } else { stream.next() };
-                    begin(&mut places, index, from);
+                    places.push((index, from));
                 }
             }
             Start::Time(time) => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).number_at(*time));
+                    places.push((index, self.streams.peek(index).number_at(*time)));
                 }
             }
             Start::At(position) | Start::After(position) => {
@@ -761,7 +768,7 @@ impl Broker {
                 for index in matching {
                     let stream = self.streams.peek(index);
                     let own = stream.topic == position.topic;
-                    begin(&mut places, index, if own { from } else { stream.next() });
+                    places.push((index, if own { from } else { stream.next() }));
                 }
             }
             Start::Resume(cursor) => {
@@ -773,7 +780,7 @@ impl Broker {
                     let from = cursor
                         .get(&stream.topic, None)
                         .map_or(stream.first(), |position| position.offset as u64 + 1);
-                    begin(&mut places, index, from);
+                    places.push((index, from));
                 }
             }
             other => {
@@ -828,7 +835,7 @@ impl Broker {
         let places = self.places(patterns, start, now)?;
         let miss_last = u64::from(self.has_bug(Bug::ReplayMissesLast));
         let mut ranges = Vec::new();
-        for (index, from) in places.topics {
+        for (index, from) in places {
             let stream = self.streams.peek(index);
             let until = match end {
                 fabric_core::End::Time(time) => stream.number_at(*time),
@@ -964,7 +971,7 @@ impl Broker {
         for pattern in &patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             self.attach(Reader::Group(index), topic, from);
         }
         // Dead letters have a reader now that may let go of them.
@@ -1172,11 +1179,13 @@ impl Broker {
             let next = self.streams.peek(track.stream).next();
             track.restart(next, (state.inbox != Some(slot)).then_some(next));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             if let Some(state) = self.groups[index].as_mut()
                 && let Some(slot) = state.tracks.slot_of(topic)
             {
-                state.tracks.list[slot].restart(from, None);
+                let first = self.streams.peek(topic).first();
+                state.tracks.list[slot].restart(from.max(first), None);
+                state.lagged += first.saturating_sub(from);
                 state.tracks.make_ready(slot);
                 state.survey(slot, self.streams.stream(topic));
             } else {
@@ -1434,12 +1443,6 @@ pub(crate) struct Member {
 /// What a stopping client's deliveries still hold.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Vec<(usize, u64, HashSet<u64>)>);
-
-#[derive(Default)]
-struct Places {
-    topics: Vec<(usize, u64)>,
-    missed: u64,
-}
 
 /// A step of a replay.
 #[derive(Debug)]

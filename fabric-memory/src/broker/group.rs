@@ -168,7 +168,7 @@ pub(crate) struct GroupState {
     outstanding: HashMap<u64, Outstanding, RandomState>,
     next_chunk: u64,
     members: Vec<Option<Member>>,
-    lagged: u64,
+    pub(crate) lagged: u64,
     sweep_at: Option<Instant>,
     /// Expired events were passed over, so that there may be room for publishers.
     pub(crate) skipped: bool,

@@ -957,7 +957,11 @@ impl World {
             (Seen::Pending, Some((group, _))) => {
                 ensure!(alive.is_some() && !stopped, "nothing for one who has gone");
                 let missed = self.model.has_something(group, id, prefetch, now);
-                ensure!(!missed, "nothing for member {id}, and something is there");
+                ensure!(
+                    !missed,
+                    "nothing for member {id}, and something is there: {:?}",
+                    self.model.groups[group]
+                );
                 self.model.nothing_for(group);
             }
             (Seen::Pending, None) => {
