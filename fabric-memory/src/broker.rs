@@ -103,6 +103,15 @@ struct Readers {
     waiting: VecDeque<(u64, Option<Waker>)>,
 }
 
+impl Readers {
+    /// Lets the publisher whose turn it is try again.
+    fn wake_publisher(&mut self, wakers: &mut Wakers) {
+        if let Some((_, waker)) = self.waiting.front_mut() {
+            wakers.extend(waker.take());
+        }
+    }
+}
+
 /// A reader of either kind, as the trie of patterns knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
@@ -162,6 +171,8 @@ pub(crate) struct Broker {
     plains: Vec<Option<Plain>>,
     patterns: PatternTrie<Reader>,
     timers: Timers,
+    /// How many publishers wait, in all topics.
+    waiting: usize,
     dedup: Option<Dedup>,
     next_serial: u64,
     /// The last life that a stream began; random at first, so that positions of another process
@@ -193,6 +204,7 @@ impl Broker {
             plains: Vec::new(),
             patterns: PatternTrie::new(),
             timers: Wheel::new(now.instant),
+            waiting: 0,
             dedup,
             next_serial: 0,
             incarnation: now.wall.as_nanos().unsigned_abs() ^ fastrand::u64(..) << 20,
@@ -617,9 +629,13 @@ impl Broker {
     /// Queues a publisher for the topic.
     pub(crate) fn wait(&mut self, index: usize, ticket: u64, waker: &Waker) {
         let waiting = &mut self.readers[index].waiting;
-        match waiting.iter_mut().find(|(known, _)| *known == ticket) {
-            Some((_, slot)) => *slot = Some(waker.clone()),
-            None => waiting.push_back((ticket, Some(waker.clone()))),
+        // Tickets are taken where they are queued: they only grow.
+        match waiting.binary_search_by_key(&ticket, |(known, _)| *known) {
+            Ok(at) => waiting[at].1 = Some(waker.clone()),
+            Err(at) => {
+                waiting.insert(at, (ticket, Some(waker.clone())));
+                self.waiting += 1;
+            }
         }
     }
 
@@ -631,22 +647,28 @@ impl Broker {
     /// Takes a publisher off the queue; the next has its turn.
     pub(crate) fn wait_no_more(&mut self, index: usize, ticket: u64, wakers: &mut Wakers) {
         let waiting = &mut self.readers[index].waiting;
-        if let Some(at) = waiting.iter().position(|(known, _)| *known == ticket) {
+        if let Ok(at) = waiting.binary_search_by_key(&ticket, |(known, _)| *known) {
             waiting.remove(at);
+            self.waiting -= 1;
             self.wake_publisher(index, wakers);
         }
     }
 
-    /// Lets publishers to every topic of a group try again.
-    fn wake_publishers_of(&mut self, group: usize, wakers: &mut Wakers) {
-        let Some(state) = &self.groups[group] else { return };
-        let topics: Vec<usize> = state.tracks.list.iter().map(|track| track.stream).collect();
-        topics.into_iter().for_each(|topic| self.wake_publisher(topic, wakers));
+    fn wake_publisher(&mut self, index: usize, wakers: &mut Wakers) {
+        self.readers[index].wake_publisher(wakers);
     }
 
-    fn wake_publisher(&mut self, index: usize, wakers: &mut Wakers) {
-        if let Some((_, waker)) = self.readers[index].waiting.front_mut() {
-            wakers.extend(waker.take());
+    /// Lets publishers to every topic of a reader try again.
+    fn wake_publishers_of(&mut self, reader: Reader, wakers: &mut Wakers) {
+        if self.waiting == 0 {
+            return;
+        }
+        let tracks = match reader {
+            Reader::Group(index) => self.groups[index].as_ref().map(|state| &state.tracks),
+            Reader::Plain(index) => self.plains[index].as_ref().map(|state| &state.tracks),
+        };
+        for track in tracks.into_iter().flat_map(|tracks| &tracks.list) {
+            self.readers[track.stream].wake_publisher(wakers);
         }
     }
 
@@ -688,13 +710,9 @@ impl Broker {
     ) -> Polled {
         let Some(plain) = self.plains[index].as_mut() else { return Polled::End };
         let polled = plain.poll(&mut self.streams, now.wall, waker);
-        let asked = plain.is_strict() || plain.when_full == WhenFull::Block;
-        if asked && matches!(polled, Polled::Chunk(_)) {
-            let topics: SmallVec<[usize; 8]> =
-                plain.tracks.list.iter().map(|track| track.stream).collect();
-            for topic in topics {
-                self.wake_publisher(topic, wakers);
-            }
+        if plain.when_full != WhenFull::DropOldest {
+            // It may have passed over expired events even where it got nothing.
+            self.wake_publishers_of(Reader::Plain(index), wakers);
         }
         polled
     }
@@ -915,7 +933,7 @@ impl Broker {
                 {
                     state.when_full = policy;
                     // What blocked before may be dropped now.
-                    self.wake_publishers_of(index, wakers);
+                    self.wake_publishers_of(Reader::Group(index), wakers);
                 }
             }
             if options.redefine_group {
@@ -975,7 +993,7 @@ impl Broker {
             self.attach(Reader::Group(index), topic, from);
         }
         // Dead letters have a reader now that may let go of them.
-        self.wake_publishers_of(index, wakers);
+        self.wake_publishers_of(Reader::Group(index), wakers);
         Ok(index)
     }
 
@@ -1042,9 +1060,7 @@ impl Broker {
                     &mut self.timers,
                 );
                 if std::mem::take(&mut state.skipped) {
-                    let topics: Vec<usize> =
-                        state.tracks.list.iter().map(|track| track.stream).collect();
-                    topics.into_iter().for_each(|topic| self.wake_publisher(topic, wakers));
+                    self.wake_publishers_of(Reader::Group(member.group), wakers);
                 }
                 polled
             }
@@ -1066,7 +1082,7 @@ impl Broker {
         match state.settled(chunk, wakers) {
             Some(stream) => self.wake_publisher(stream, wakers),
             // Somebody saw that it was settled before we were told.
-            None => self.wake_publishers_of(member.group, wakers),
+            None => self.wake_publishers_of(Reader::Group(member.group), wakers),
         }
     }
 
@@ -1192,7 +1208,7 @@ impl Broker {
                 self.attach(Reader::Group(index), topic, from);
             }
         }
-        self.wake_publishers_of(index, wakers);
+        self.wake_publishers_of(Reader::Group(index), wakers);
         if let Some(state) = self.groups[index].as_mut() {
             state.wake(wakers);
         }
@@ -1366,6 +1382,12 @@ impl Broker {
         }
         self.streams.stream(index).drop_before(before);
         self.wake_publisher(index, wakers);
+        if self.waiting > 0 {
+            // A bound of a subscription's own counts the events of all its topics.
+            for (plain, _) in self.readers[index].plains.clone() {
+                self.wake_publishers_of(Reader::Plain(plain), wakers);
+            }
+        }
         Ok((had - self.streams.peek(index).len()) as u64)
     }
 
