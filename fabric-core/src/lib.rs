@@ -43,6 +43,9 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 pub mod header {
     //! Rules and well-known names of headers.
     pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};
