@@ -587,7 +587,8 @@ pub struct Crew {
 
 struct Hand {
     stop: watch::Sender<bool>,
-    task: JoinHandle<Reader>,
+    /// None once it was recalled.
+    task: Option<JoinHandle<Reader>>,
 }
 
 impl Crew {
@@ -603,7 +604,7 @@ impl Crew {
     pub fn hire(&mut self, reader: Reader) -> usize {
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(work(reader, stopped, self.report.clone()));
-        self.members.push(Hand { stop, task });
+        self.members.push(Hand { stop, task: Some(task) });
         self.members.len() - 1
     }
 
@@ -640,10 +641,11 @@ impl Crew {
     /// # Cancel safety
     /// The member stops all the same.
     pub async fn recall(&mut self, number: usize) -> Verdict<Reader> {
-        let hand = self.members.get_mut(number);
-        let hand = hand.ok_or_else(|| Failure::new(format!("there is no member {number}")))?;
+        let gone = || Failure::new(format!("there is no member {number}"));
+        let hand = self.members.get_mut(number).ok_or_else(gone)?;
         hand.stop.send_replace(true);
-        (&mut hand.task).await.map_err(|panic| Failure::new(format!("a member failed: {panic}")))
+        let task = hand.task.take().ok_or_else(gone)?;
+        task.await.map_err(|panic| Failure::new(format!("a member failed: {panic}")))
     }
 
     /// Stops everybody who still works and closes their subscriptions.
@@ -656,9 +658,12 @@ impl Crew {
     pub async fn dismiss(mut self) -> Verdict {
         for hand in self.members.drain(..) {
             hand.stop.send_replace(true);
-            if let Ok(reader) = hand.task.await {
-                reader.close().await?;
-            }
+            let Some(task) = hand.task else { continue };
+            let reader = task.await;
+            reader
+                .map_err(|panic| Failure::new(format!("a member failed: {panic}")))?
+                .close()
+                .await?;
         }
         while let Ok(report) = self.reports.try_recv() {
             report?;

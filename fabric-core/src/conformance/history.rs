@@ -1,7 +1,7 @@
 //! What happened during a case, as it happened: verdicts are computed from this.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::delivery::Delivery;
 use crate::position::Position;
@@ -127,7 +127,13 @@ impl fmt::Display for Record {
 
 /// The lines of one case, in the order in which they were written. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<Vec<Record>>>);
+pub struct History(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    records: Mutex<Vec<Record>>,
+    names: OnceLock<[Arc<str>; 2]>,
+}
 
 impl History {
     /// With no lines.
@@ -162,6 +168,20 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Record>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which names of this run are too long to be read.
+    pub(super) fn know(&self, names: [Arc<str>; 2]) {
+        let _ = self.0.names.set(names);
+    }
+
+    /// The text with those names cut short.
+    pub(super) fn shorten(&self, text: &str) -> String {
+        let [root, crowd] = self.0.names.get().cloned().unwrap_or_default();
+        if root.is_empty() || crowd.is_empty() {
+            return text.to_owned();
+        }
+        text.replace(&*root, "~").replace(&*crowd, "~")
     }
 }

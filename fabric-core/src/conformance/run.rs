@@ -119,15 +119,18 @@ impl Case {
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
         result.map_err(|failure| {
-            format!("{failure}\n  the last lines of its history:\n{}", lines.tail(TAIL))
+            let tail = lines.tail(TAIL);
+            lines.shorten(&format!("{failure}\n  the last lines of its history:\n{tail}"))
         })
     }
 
     async fn judge(&'static self, harness: Arc<dyn DynHarness>, history: History) -> Verdict<Arm> {
         let trial = Trial::begin(harness, history).await?;
-        let arm = self.arm(&trial).await?;
-        trial.end().await;
-        Ok(arm)
+        let arm = self.arm(&trial).await;
+        if arm.is_ok() {
+            trial.end().await;
+        }
+        arm
     }
 
     /// Runs the arm that the claims ask for.

@@ -38,13 +38,15 @@ impl Trial {
         let (root, crowd) = (harness.fresh_topic(), harness.fresh_group());
         Topic::new(&root)?;
         Group::new(&crowd)?;
+        let (root, crowd) = (Arc::from(root), Arc::from(crowd));
+        history.know([Arc::clone(&root), Arc::clone(&crowd)]);
         Ok(Self {
             timing: harness.timing(),
             opened: Mutex::new(vec![fabric.clone()]),
             harness,
             fabric,
-            root: root.into(),
-            crowd: crowd.into(),
+            root,
+            crowd,
             history,
             groups: Mutex::default(),
         })
