@@ -382,7 +382,8 @@ impl Broker {
         let stream = self.streams.peek(index);
         let has_read = |(group, slot): &(usize, usize)| {
             let state = self.groups[*group].as_ref();
-            state.is_some_and(|state| state.tracks.list[*slot].began <= first)
+            let track = state.map(|state| &state.tracks.list[*slot]);
+            track.is_some_and(|track| track.began <= first && track.until.is_none())
         };
         if stream.topic.is_reserved() && !self.readers[index].groups.iter().any(has_read) {
             // Dead letters stay until somebody settles, trims or purges them.
@@ -1162,6 +1163,7 @@ impl Broker {
                     let track = &mut state.tracks.list[slot];
                     if let Some(until) = track.until.take() {
                         track.skip(until, next);
+                        track.began = next;
                     }
                 }
                 (None, _, true) => self.attach(Reader::Group(index), at, next),
