@@ -251,6 +251,8 @@ impl Broker {
                     stream.scheduled -= 1;
                     stream.scheduled_bytes -= bytes;
                     self.push(topic, *event, bytes, now, wakers);
+                    // Until now nothing could be dropped for it.
+                    self.wake_publisher(topic, wakers);
                 }
             }
         }
