@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
+use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -438,11 +438,11 @@ impl Verdict {
         }
     }
 
-    const fn settlement(&self) -> Settlement<'_> {
+    const fn asked(&self) -> Asked<'_> {
         match self {
-            Self::Ack => Settlement::Ack,
-            Self::Nack(nack) => Settlement::Nack(nack),
-            Self::Reject(_) | Self::Bury(..) => Settlement::Reject,
+            Self::Ack => Asked::Ack,
+            Self::Nack(nack) => Asked::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Asked::Reject,
         }
     }
 }
@@ -606,7 +606,7 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
     let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
     for watch in chunk.watches() {
         passed += 1;
-        if let Some(answer) = watch.before(chunk, left, verdict.settlement()) {
+        if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
             left &= !answer.mask;
             answered = answered.and(answer.result);
             if left == 0 {
@@ -622,7 +622,7 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
     let tell = move |result: Result<()>| {
         let result = answered.and(result);
         for watch in watched.watches().take(passed) {
-            watch.after(&watched, mask, verdict.settlement(), began, &result);
+            watch.after(&watched, mask, verdict.asked(), began, &result);
         }
         result
     };
@@ -644,7 +644,7 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
         });
     }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -655,7 +655,7 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, Chunk::claim_to_return, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -684,10 +684,13 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
-    claim: impl FnOnce(&Chunk, u64) -> (u64, bool),
+    settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = claim(chunk, mask);
+    let (open, complete) = match settlement {
+        Settlement::Nack => chunk.claim_to_return(mask),
+        _ => chunk.claim(mask),
+    };
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -697,7 +700,10 @@ fn claimed(
     }
     let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
     match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Ok(())) => {
+            chunk.observe(open, settlement);
+            Settled::Done(answer(Ok(())))
+        }
         Settled::Done(Err(error)) => {
             chunk.unclaim(open);
             Settled::Done(Err(error))
@@ -706,8 +712,9 @@ fn claimed(
             let chunk = Arc::clone(chunk);
             Settled::Pending(Box::pin(async move {
                 let result = pending.await;
-                if result.is_err() {
-                    chunk.unclaim(open);
+                match &result {
+                    Ok(()) => chunk.observe(open, settlement),
+                    Err(_) => chunk.unclaim(open),
                 }
                 answer(result)
             }))
@@ -747,7 +754,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

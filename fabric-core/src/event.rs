@@ -355,10 +355,12 @@ impl Event {
         self.extra().ttl
     }
 
-    /// The moment after which it is not delivered any more.
+    /// The moment after which it is not delivered any more. A dead letter is kept until somebody
+    /// looks after it, however late that is.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.extra.as_ref()?.ttl.map(|ttl| self.time.saturating_add(ttl))
+        let ttl = self.extra.as_ref()?.ttl?;
+        (!self.is_kept_letter()).then(|| self.time.saturating_add(ttl))
     }
 
     /// The moment before which it is not delivered; set once it is published.
@@ -526,6 +528,16 @@ impl Event {
         self.extra_mut().trace = Some(trace);
     }
 
+    /// Shares `topic`, which equals the event's own, and returns its own: for a store that keeps
+    /// many events of a topic whose publishers each brought the name along.
+    ///
+    /// # Panics
+    /// In debug builds, if the topics differ.
+    pub fn share_topic(&mut self, topic: Topic) -> Topic {
+        debug_assert_eq!(self.topic, topic, "a topic is replaced by its equal");
+        std::mem::replace(&mut self.topic, topic)
+    }
+
     /// Bytes that the event takes in a queue: payload, topic, rare fields and the event itself.
     #[must_use]
     pub fn size_in_memory(&self) -> usize {
@@ -552,6 +564,11 @@ impl Event {
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self
+    }
+
+    /// Whether it is a dead letter where dead letters are kept, and not one on its way back.
+    pub(crate) fn is_kept_letter(&self) -> bool {
+        self.dead_letter().is_some() && self.topic.is_reserved()
     }
 
     /// A dead letter as it goes back to its group: under its own topic, once more redriven.

@@ -16,7 +16,7 @@ use super::way::{Way, groups_by_way};
 use crate::backend::{Backend, DynGroups, SharedBackend};
 use crate::batch::{Batch, Confirms, Outcomes, Receipt};
 use crate::capabilities::{Ability, Capabilities, Support};
-use crate::chunk::{Answered, Chunk, Nack, Places, SettleWatch, Settled, Settlement, Settler};
+use crate::chunk::{Answered, Asked, Chunk, Nack, Places, SettleWatch, Settled, Settler};
 use crate::layer::Layer;
 use crate::options::SubscribeOptions;
 use crate::subscription::{Source, Subscription};
@@ -509,8 +509,8 @@ impl Settler for NothingToSettle {
 struct FaultyAcks(Faults);
 
 impl SettleWatch for FaultyAcks {
-    fn before(&self, _: &Chunk, mask: u64, settlement: Settlement<'_>) -> Option<Answered> {
-        if !matches!(settlement, Settlement::Ack) {
+    fn before(&self, _: &Chunk, mask: u64, asked: Asked<'_>) -> Option<Answered> {
+        if !matches!(asked, Asked::Ack) {
             return None;
         }
         if self.0.strikes(Fault::FailedAck) {
@@ -521,7 +521,7 @@ impl SettleWatch for FaultyAcks {
         (lost != 0).then_some(Answered { mask: lost, result: Ok(()) })
     }
 
-    fn after(&self, _: &Chunk, _: u64, _: Settlement<'_>, _: Instant, _: &Result<()>) {}
+    fn after(&self, _: &Chunk, _: u64, _: Asked<'_>, _: Instant, _: &Result<()>) {}
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ fn at<R>(stage: &Mutex<Stage>, work: impl FnOnce(&mut Broker, Now, &mut Wakers) 
     let mut wakers = Wakers::new();
     let result = {
         let stage = &mut *lock(stage);
-        stage.broker.advance(stage.now, &mut wakers);
+        stage.broker.advance(&stage.now, &mut wakers);
         work(&mut stage.broker, stage.now, &mut wakers)
     };
     wakers.into_iter().for_each(Waker::wake);
@@ -490,7 +490,7 @@ impl World {
             let mut wakers = Wakers::new();
             let tried = {
                 let stage = &mut *lock(&self.stage);
-                stage.broker.advance(now, &mut wakers);
+                stage.broker.advance(&now, &mut wakers);
                 try_batch(&mut stage.broker, &mut wakers, batch, LIMIT)
             };
             wakers.into_iter().for_each(Waker::wake);
@@ -640,7 +640,7 @@ impl World {
             let mut wakers = Wakers::new();
             let tried = {
                 let stage = &mut *lock(&self.stage);
-                stage.broker.advance(now, &mut wakers);
+                stage.broker.advance(&now, &mut wakers);
                 let broker = &mut stage.broker;
                 let expected = options.expect_last.as_ref();
                 let tried =
@@ -1302,7 +1302,7 @@ impl World {
             let sent = at(&self.stage, |broker, now, wakers| {
                 let inbox = broker.inbox(name)?;
                 let bytes = event.size_in_memory();
-                let room = broker.make_room(inbox, 1, bytes, now, wakers);
+                let room = broker.make_room(inbox, 1, bytes, &now, wakers);
                 if room.is_ok() {
                     broker.send(name, inbox, event, due, attempt, now, wakers);
                 }
@@ -1624,7 +1624,7 @@ impl World {
         let name = &self.topics[topic];
         let Some(index) = broker.by_name.get(name).copied() else { return Ok(()) };
         let Some((_, Some(_))) = broker.readers[index].waiting.front() else { return Ok(()) };
-        let room = broker.make_room(index, 1, 1, stage.now, &mut Wakers::new());
+        let room = broker.make_room(index, 1, 1, &stage.now, &mut Wakers::new());
         ensure!(room.is_err(), "a publisher to {name} waits, and there is room");
         Ok(())
     }
