@@ -13,6 +13,7 @@ use crate::group::Group;
 use crate::notice::{NoticeKind, NoticeSender};
 use crate::position::Position;
 use crate::stats::Stats;
+use crate::text::clipped;
 use crate::time::Timestamp;
 use crate::topic::Topic;
 use crate::{Error, ErrorKind, Result};
@@ -155,8 +156,7 @@ impl DeadLetterOffice {
         let original = event.topic().clone();
         // A letter that was redriven and failed again keeps its history.
         let redriven = event.dead_letter().map_or(0, |letter| letter.redriven);
-        let mut error = error;
-        error.truncate(error.floor_char_boundary(MAX_ERROR_LEN));
+        let error = clipped(&error, MAX_ERROR_LEN).to_owned();
         let letter = DeadLetter {
             group: self.group.clone(),
             reason,

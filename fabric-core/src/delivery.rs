@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -140,13 +141,22 @@ impl Delivery {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
         }
-        if !self.is_live() {
-            return Err(stale());
-        }
-        match self.chunk.settle_with(|settler, chunk| settler.progress(chunk, self.mask())) {
-            Settled::Done(result) => result,
-            Settled::Pending(pending) => pending.await,
-        }
+        self.lease().extend().await
+    }
+
+    /// The hold on the event, apart from its settlement.
+    pub(crate) fn lease(&self) -> Lease {
+        Lease { chunk: Arc::clone(&self.chunk), index: self.index }
+    }
+
+    /// Sends the event to the dead letters for a reason of the consumer's.
+    pub(crate) fn bury(
+        self,
+        reason: DeadLetterReason,
+        error: String,
+        attempts: u32,
+    ) -> Settling<Self> {
+        Settling::new(self, Verdict::Bury(reason, error, attempts), Self::settle)
     }
 
     pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
@@ -163,6 +173,12 @@ impl Deref for Delivery {
     type Target = Event;
 
     fn deref(&self) -> &Event {
+        self.event()
+    }
+}
+
+impl AsRef<Event> for Delivery {
+    fn as_ref(&self) -> &Event {
         self.event()
     }
 }
@@ -317,6 +333,39 @@ impl fmt::Debug for DeliveryBatch {
     }
 }
 
+/// A hold on an event for as long as its lease lasts, apart from the right to settle it.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    chunk: Arc<Chunk>,
+    index: u32,
+}
+
+impl Lease {
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.chunk.position(self.index as usize)
+    }
+
+    /// As [`Delivery::progress`].
+    pub(crate) async fn extend(&self) -> Result<()> {
+        let mask = 1 << self.index;
+        if !self.chunk.has_settler() {
+            return Ok(());
+        }
+        if self.chunk.closed() & mask != 0 {
+            return Err(stale());
+        }
+        match self.chunk.settle_with(|settler, chunk| settler.progress(chunk, mask)) {
+            Settled::Done(result) => result,
+            Settled::Pending(pending) => pending.await,
+        }
+    }
+
+    /// As [`Delivery::lost`].
+    pub(crate) async fn lost(&self) {
+        self.chunk.lost(1 << self.index).await;
+    }
+}
+
 fn drop_unsettled(chunk: &Arc<Chunk>, mask: u64) {
     let open = mask & !chunk.closed();
     if open != 0 {
@@ -372,10 +421,12 @@ impl<D> From<SettleError<D>> for Error {
     }
 }
 
+#[derive(Clone)]
 enum Verdict {
     Ack,
     Nack(Nack),
     Reject(String),
+    Bury(DeadLetterReason, String, u32),
 }
 
 impl Verdict {
@@ -383,7 +434,15 @@ impl Verdict {
         match self {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
-            Self::Reject(_) => "reject",
+            Self::Reject(_) | Self::Bury(..) => "reject",
+        }
+    }
+
+    const fn asked(&self) -> Asked<'_> {
+        match self {
+            Self::Ack => Asked::Ack,
+            Self::Nack(nack) => Asked::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Asked::Reject,
         }
     }
 }
@@ -512,11 +571,7 @@ impl DeliveryBatch {
                 let masks: Vec<u64> =
                     if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
                 for mask in masks {
-                    let verdict = match &verdict {
-                        Verdict::Ack => Verdict::Ack,
-                        Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
-                        Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
-                    };
+                    let verdict = verdict.clone();
                     let result = match settle_part(&part.chunk, mask, verdict) {
                         PartProgress::Done(result) => result,
                         PartProgress::Pending(pending) => pending.await,
@@ -539,16 +594,57 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    if chunk.watches().next().is_some() && chunk.has_settler() {
+        return settle_watched(chunk, mask, verdict);
+    }
+    settle_unwatched(chunk, mask, verdict)
+}
+
+/// As `settle_part`, past the layers that watch, the outermost first.
+fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    let began = Instant::now();
+    let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
+    for watch in chunk.watches() {
+        passed += 1;
+        if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
+            left &= !answer.mask;
+            answered = answered.and(answer.result);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    let settled = match left {
+        0 => PartProgress::Done(Ok(())),
+        left => settle_unwatched(chunk, left, verdict.clone()),
+    };
+    let watched = Arc::clone(chunk);
+    let tell = move |result: Result<()>| {
+        let result = answered.and(result);
+        for watch in watched.watches().take(passed) {
+            watch.after(&watched, mask, verdict.asked(), began, &result);
+        }
+        result
+    };
+    match settled {
+        PartProgress::Done(result) => PartProgress::Done(tell(result)),
+        PartProgress::Pending(pending) => {
+            PartProgress::Pending(Box::pin(async move { tell(pending.await) }))
+        }
+    }
+}
+
+fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
     let operation = verdict.operation();
     if !chunk.has_settler() {
         return PartProgress::Done(match verdict {
             Verdict::Ack => Ok(()),
             Verdict::Nack(_) => Err(nothing_to_settle("nack")),
-            Verdict::Reject(_) => Err(nothing_to_settle("reject")),
+            Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
         });
     }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -557,17 +653,21 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
                 Some(office) if office.is_last(chunk.attempt(index)) => {
                     let error =
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
-                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error)
+                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
         }
         Verdict::Reject(reason) => match chunk.office() {
             Some(office) => {
-                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason)
+                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason, 0)
             }
+            None => Settled::Done(Err(nothing_to_settle("dead letters"))),
+        },
+        Verdict::Bury(reason, error, attempts) => match chunk.office() {
+            Some(office) => bury(chunk, mask, Arc::clone(office), reason, error, attempts),
             None => Settled::Done(Err(nothing_to_settle("dead letters"))),
         },
     };
@@ -584,9 +684,13 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
+    settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = chunk.claim(mask);
+    let (open, complete) = match settlement {
+        Settlement::Nack => chunk.claim_to_return(mask),
+        _ => chunk.claim(mask),
+    };
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -596,7 +700,10 @@ fn claimed(
     }
     let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
     match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Ok(())) => {
+            chunk.observe(open, settlement);
+            Settled::Done(answer(Ok(())))
+        }
         Settled::Done(Err(error)) => {
             chunk.unclaim(open);
             Settled::Done(Err(error))
@@ -605,8 +712,9 @@ fn claimed(
             let chunk = Arc::clone(chunk);
             Settled::Pending(Box::pin(async move {
                 let result = pending.await;
-                if result.is_err() {
-                    chunk.unclaim(open);
+                match &result {
+                    Ok(()) => chunk.observe(open, settlement),
+                    Err(_) => chunk.unclaim(open),
                 }
                 answer(result)
             }))
@@ -621,13 +729,16 @@ fn bury(
     office: Arc<DeadLetterOffice>,
     reason: DeadLetterReason,
     error: String,
+    attempts: u32,
 ) -> Settled {
     if chunk.closed() & mask != 0 {
         office.stats().add_stale(1);
         return Settled::Done(Err(stale()));
     }
     let chunk = Arc::clone(chunk);
-    Settled::Pending(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error).await }))
+    Settled::Pending(Box::pin(async move {
+        bury_now(&chunk, mask, &office, reason, error, attempts).await
+    }))
 }
 
 /// As `bury`, for events that were never handed out.
@@ -637,10 +748,13 @@ pub(crate) async fn bury_now(
     office: &Arc<DeadLetterOffice>,
     reason: DeadLetterReason,
     error: String,
+    attempts: u32,
 ) -> Result<()> {
     let index = mask.trailing_zeros() as usize;
-    office.keep(chunk.events()[index].clone(), chunk.info(index), reason, error).await?;
-    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+    let mut info = chunk.info(index);
+    info.attempt = info.attempt.max(attempts);
+    office.keep(chunk.events()[index].clone(), info, reason, error).await?;
+    let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

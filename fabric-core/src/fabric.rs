@@ -1,6 +1,7 @@
 //! The handle that users hold: convenience, checks and error context, written once.
 
 mod care;
+mod letters;
 mod publish;
 mod request;
 mod subscribe;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 
 pub use care::{Admin, Groups};
+pub use letters::{DeadLetters, Redrive};
 pub use publish::{Confirm, Publish, PublishAll, Submit};
 pub use request::{AskFor, ResponderBuilder};
 pub use subscribe::{ReplayRequest, Subscribe};

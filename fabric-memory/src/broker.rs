@@ -3,6 +3,8 @@
 
 mod dedup;
 mod group;
+#[cfg(test)]
+mod model;
 mod plain;
 mod stream;
 mod track;
@@ -145,6 +147,7 @@ pub(crate) struct Broker {
     streams: Streams,
     readers: Vec<Readers>,
     by_name: HashMap<Topic, usize, RandomState>,
+    recent: Recent,
     groups: Vec<Option<GroupState>>,
     by_group: HashMap<Group, usize, RandomState>,
     plains: Vec<Option<Plain>>,
@@ -152,6 +155,7 @@ pub(crate) struct Broker {
     timers: Timers,
     dedup: Option<Dedup>,
     next_serial: u64,
+    last_topic: Option<(Topic, usize)>,
     /// The last life that a stream began; random at first, so that positions of another process
     /// are refused.
     incarnation: u64,
@@ -176,6 +180,7 @@ impl Broker {
             streams: Streams { list: Vec::new(), bug },
             readers: Vec::new(),
             by_name: HashMap::default(),
+            recent: Recent::default(),
             groups: Vec::new(),
             by_group: HashMap::default(),
             plains: Vec::new(),
@@ -183,6 +188,7 @@ impl Broker {
             timers: Wheel::new(now.instant),
             dedup,
             next_serial: 0,
+            last_topic: None,
             incarnation: now.wall.as_nanos().unsigned_abs() ^ fastrand::u64(..) << 20,
             config,
         }
@@ -194,7 +200,7 @@ impl Broker {
 
     /// Lets time pass: leases end, delays are over.
     #[inline]
-    pub(crate) fn advance(&mut self, now: Now, wakers: &mut Wakers) {
+    pub(crate) fn advance(&mut self, now: &Now, wakers: &mut Wakers) {
         if !self.timers.is_quiet(now.instant) {
             self.ring(now, wakers);
         }
@@ -205,7 +211,7 @@ impl Broker {
         self.timers.next()
     }
 
-    fn ring(&mut self, now: Now, wakers: &mut Wakers) {
+    fn ring(&mut self, now: &Now, wakers: &mut Wakers) {
         for timer in self.timers.take_due(now.instant) {
             match timer {
                 Timer::Sweep { group, serial } => {
@@ -240,10 +246,22 @@ impl Broker {
     // ---- publishing ----
 
     /// The topic's index; it comes into being with its first event.
+    #[inline]
     pub(crate) fn topic(&mut self, topic: &Topic) -> Result<usize> {
-        if let Some(index) = self.by_name.get(topic) {
+        // Publishers mostly go on with the topic they used last, and with the same handle on it.
+        if let Some((last, index)) = &self.last_topic
+            && last.same_as(topic)
+        {
             return Ok(*index);
         }
+        if let Some(index) = self.by_name.get(topic).copied() {
+            self.last_topic = Some((topic.clone(), index));
+            return Ok(index);
+        }
+        self.new_topic(topic)
+    }
+
+    fn new_topic(&mut self, topic: &Topic) -> Result<usize> {
         if self.by_name.len() >= self.config.max_topics {
             return Err(Error::new(
                 ErrorKind::Full,
@@ -267,6 +285,19 @@ impl Broker {
         for reader in found {
             self.attach(reader, index, from);
         }
+        Ok(index)
+    }
+
+    /// As [`topic`](Self::topic), by the address of the name where publishers hold on to it. An
+    /// event that brought its own name along shares the topic's from now on.
+    #[inline]
+    pub(crate) fn topic_of(&mut self, event: &mut Event) -> Result<usize> {
+        if let Some(index) = self.recent.find(event.topic()) {
+            return Ok(index);
+        }
+        let index = self.topic(event.topic())?;
+        let own = event.share_topic(self.streams.peek(index).topic.clone());
+        self.recent.note(own, index);
         Ok(index)
     }
 
@@ -313,7 +344,7 @@ impl Broker {
         index: usize,
         events: usize,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> Result<(), Blocked> {
         self.drop_aged(index, now);
@@ -397,7 +428,7 @@ impl Broker {
     }
 
     /// Drops what is older than the bound on age and settled.
-    fn drop_aged(&mut self, index: usize, now: Now) {
+    fn drop_aged(&mut self, index: usize, now: &Now) {
         while self.streams.peek(index).is_oldest_aged(now.wall) {
             let Some((_, end)) = self.streams.stream(index).oldest() else { return };
             let stream = self.streams.peek(index);
@@ -413,13 +444,15 @@ impl Broker {
 
     /// The event is not kept, as a reader's policy says: every reader learns of it.
     pub(crate) fn drop_newest(&mut self, index: usize, wakers: &mut Wakers) {
-        for (group, _) in self.readers[index].groups.clone() {
-            if let Some(state) = self.groups[group].as_mut() {
+        for (group, slot) in &self.readers[index].groups {
+            if let Some(state) = self.groups[*group].as_mut()
+                && state.tracks.list[*slot].until.is_none()
+            {
                 state.lag(1, wakers);
             }
         }
-        for (plain, _) in self.readers[index].plains.clone() {
-            if let Some(state) = self.plains[plain].as_mut() {
+        for (plain, _) in &self.readers[index].plains {
+            if let Some(state) = self.plains[*plain].as_mut() {
                 state.lagged += 1;
                 state.wake(wakers);
             }
@@ -429,6 +462,12 @@ impl Broker {
     /// Whether a plain subscription has to be asked before each event.
     pub(crate) fn is_strict(&self, index: usize) -> bool {
         self.readers[index].strict > 0
+    }
+
+    /// The stream of a topic.
+    #[inline]
+    pub(crate) fn stream(&self, index: usize) -> &Stream {
+        self.streams.peek(index)
     }
 
     /// The position of event `number`.
@@ -447,7 +486,7 @@ impl Broker {
     }
 
     /// Whether the same was stored within the window.
-    pub(crate) fn find_duplicate(&mut self, event: &Event, now: Now) -> Option<Option<Position>> {
+    pub(crate) fn find_duplicate(&mut self, event: &Event, now: &Now) -> Option<Option<Position>> {
         if self.has_bug(Bug::DedupIgnored) {
             return None;
         }
@@ -476,15 +515,15 @@ impl Broker {
         .with("last", actual))
     }
 
-    /// Stores one event for which there is room.
+    /// Stores one event of `bytes` for which there is room.
     pub(crate) fn store(
         &mut self,
         index: usize,
         event: Event,
-        now: Now,
+        bytes: usize,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> Stored {
-        let bytes = event.size_in_memory();
         let key = self.dedup.is_some().then(|| event.dedup_key());
         let due = event.deliver_at().filter(|due| *due > now.wall);
         if let Some(due) = due.filter(|_| !self.has_bug(Bug::DelayIgnored)) {
@@ -512,15 +551,15 @@ impl Broker {
     }
 
     /// Stores a batch of one topic for which there is room, none of it delayed. Returns the number
-    /// of the first and the life of the topic.
+    /// of the first.
     pub(crate) fn store_all(
         &mut self,
         index: usize,
         events: Vec<Event>,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
-    ) -> (u64, u64) {
+    ) -> u64 {
         let count = events.len() as u64;
         let urgent: SmallVec<[(u64, Priority); 4]> = (0..)
             .zip(&events)
@@ -533,7 +572,7 @@ impl Broker {
         }
         self.announce(index, first, Priority::Normal, wakers);
         self.skip_strict(index, first, first + count);
-        (first, self.streams.peek(index).incarnation)
+        first
     }
 
     fn push(
@@ -541,7 +580,7 @@ impl Broker {
         index: usize,
         event: Event,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> u64 {
         let priority = event.priority();
@@ -695,7 +734,7 @@ impl Broker {
             .map(|(_, index)| *index)
             .collect();
         for index in &matching {
-            self.drop_aged(*index, now);
+            self.drop_aged(*index, &now);
         }
         let skip_one = u64::from(self.has_bug(Bug::NewSkipsFirst));
         let mut places = Places::default();
@@ -1229,7 +1268,7 @@ impl Broker {
         now: Now,
         wakers: &mut Wakers,
     ) {
-        let bytes = event.size_in_memory();
+        let (bytes, priority) = (event.size_in_memory(), event.priority());
         let number = self.streams.stream(inbox).push(event, bytes, now.wall);
         let leaks = self.has_bug(Bug::InboxLeaks);
         if let Ok(index) = self.group_index(name)
@@ -1237,9 +1276,9 @@ impl Broker {
             && let Some(slot) = state.inbox
         {
             // It is not read in turn but held with its own attempt number and time.
-            state.tracks.list[slot].skip(number, number + 1);
-            state.tracks.make_ready(slot);
-            state.delay(slot, number, attempt.saturating_sub(1), at, &mut self.timers);
+            state.tracks.list[slot].cursor = number + 1;
+            let attempts = attempt.saturating_sub(1);
+            state.put(slot, number, priority, attempts, at, &mut self.timers);
             state.wake(wakers);
         }
         if leaks {
@@ -1273,7 +1312,7 @@ impl Broker {
     }
 
     fn info(&mut self, index: usize, now: Now) -> TopicInfo {
-        self.drop_aged(index, now);
+        self.drop_aged(index, &now);
         let stream = self.streams.peek(index);
         let readers = &self.readers[index];
         let mut info = TopicInfo::new(stream.topic.clone());
@@ -1383,6 +1422,38 @@ impl Broker {
             ("subscriptions", plains),
             ("events", kept),
         ]
+    }
+}
+
+/// The names under which topics were published to lately, found by where they lie in memory. Each
+/// is held, so that an address stands for one name.
+#[derive(Debug)]
+struct Recent([Option<(Topic, usize)>; RECENT]);
+
+const RECENT: usize = 64;
+
+impl Recent {
+    #[inline]
+    fn find(&self, topic: &Topic) -> Option<usize> {
+        let (known, index) = self.0[Self::place(topic)].as_ref()?;
+        known.same_as(topic).then_some(*index)
+    }
+
+    fn note(&mut self, topic: Topic, index: usize) {
+        let place = Self::place(&topic);
+        self.0[place] = Some((topic, index));
+    }
+
+    #[inline]
+    fn place(topic: &Topic) -> usize {
+        // Shared text is aligned to sixteen bytes and takes at least twice that.
+        (topic.as_str().as_ptr().addr() >> 5) % RECENT
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self([const { None }; RECENT])
     }
 }
 

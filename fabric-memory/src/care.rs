@@ -63,7 +63,7 @@ impl GroupsBackend for Memory {
                         format!("the event takes {bytes} bytes, more than the inbox holds"),
                     ));
                 }
-                match broker.make_room(inbox, 1, bytes, now, wakers) {
+                match broker.make_room(inbox, 1, bytes, &now, wakers) {
                     Ok(()) => {
                         broker.send(group, inbox, event, at, attempt, now, wakers);
                         Ok(Receipt::ACCEPTED.with_routed(true))

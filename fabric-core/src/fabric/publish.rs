@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
-use smallvec::smallvec;
 use tokio::task::coop;
 use tokio::time::Sleep;
 
@@ -35,7 +34,7 @@ impl Fabric {
     /// # Cancel safety
     /// Dropped after the first poll, the event may or may not have been accepted.
     pub fn publish(&self, event: impl IntoEvent) -> Publish {
-        Publish(Sending::new(&self.shared, event.into_event(), "publish"))
+        Publish(Sending::new(&self.shared, event.into_event(), Operation::Publish))
     }
 
     /// Hands one event over and resolves with its confirm, for pipelining: events submitted one
@@ -48,7 +47,7 @@ impl Fabric {
     /// Dropped after the first poll, the event may or may not have been handed over. Dropping the
     /// confirm abandons the answer, not the event.
     pub fn submit(&self, event: impl IntoEvent) -> Submit {
-        Submit(Sending::new(&self.shared, event.into_event(), "submit"))
+        Submit(Sending::new(&self.shared, event.into_event(), Operation::Submit))
     }
 
     /// Publishes a stream, pipelined; yields one result per event, in input order.
@@ -72,8 +71,9 @@ impl Fabric {
 }
 
 impl Shared {
-    /// Refuses what this stack cannot do with `event`, before anything is sent.
-    fn check(&self, event: &Event, options: &SubmitOptions) -> Result<()> {
+    /// Refuses what this stack cannot do with the event of a batch, before anything is sent.
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let event = &batch.events[0];
         if event.topic().is_reserved() {
             return Err(Error::new(
                 ErrorKind::InvalidTopic,
@@ -86,10 +86,10 @@ impl Shared {
         }
         let capabilities = self.backend.capabilities();
         let refuse = |ability| capabilities.demand(ability, &self.backend.info().name);
-        if options.expect_last.is_some() {
+        if batch.expect_last().is_some() {
             refuse(Ability::ExpectLast)?;
         }
-        if options.transient {
+        if batch.is_transient() {
             refuse(Ability::Transient)?;
         }
         self.check_size(event, &capabilities)?;
@@ -125,137 +125,162 @@ impl Shared {
             return Err(too_large("payload's contents", len, limit));
         }
         if let Some(limit) = capabilities.max_headers
-            && event.headers().size() > limit
+            && event.headers_size() > limit
         {
-            return Err(too_large("headers", event.headers().size(), limit));
+            return Err(too_large("headers", event.headers_size(), limit));
         }
         Ok(())
     }
 }
 
 /// One event on its way: checked, handed over, confirmed.
+///
+/// It is moved around several times before it is polled, so that it is small: what few calls ask
+/// for or come to lies behind a pointer.
 struct Sending {
     shared: Arc<Shared>,
     event: Option<Result<Event>>,
+    rest: Option<Box<Rest>>,
+    operation: Operation,
+}
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Publish,
+    Submit,
+}
+
+/// What a call asks for beside the event, and how far it is where that takes time.
+#[derive(Default)]
+struct Rest {
     options: SubmitOptions,
     timeout: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
-    operation: &'static str,
-    state: State,
-}
-
-enum State {
-    Start,
-    Submitting(BoxFuture<'static, Result<Confirms>>),
-    Confirming(Confirms),
+    submitting: Option<BoxFuture<'static, Result<Confirms>>>,
+    confirming: Option<Confirms>,
 }
 
 impl Sending {
-    fn new(shared: &Arc<Shared>, event: Result<Event>, operation: &'static str) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            event: Some(event),
-            options: SubmitOptions::default(),
-            timeout: None,
-            timer: None,
-            operation,
-            state: State::Start,
-        }
+    fn new(shared: &Arc<Shared>, event: Result<Event>, operation: Operation) -> Self {
+        Self { shared: Arc::clone(shared), event: Some(event), rest: None, operation }
     }
 
-    fn start(&mut self) -> Result<()> {
-        let Some(event) = self.event.take() else { return Ok(()) };
-        let event = event?;
-        self.shared.check(&event, &self.options)?;
-        let mut batch = Batch::stamped(smallvec![event], &self.shared.stamp);
-        batch.options = std::mem::take(&mut self.options);
-        if let Some(timeout) = self.timeout {
-            let deadline = batch.now.instant + timeout;
-            batch.options.deadline = Some(deadline);
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// Hands the event over where it was not yet; `known` takes confirms that came at once.
+    ///
+    /// Written as one function that builds the batch in its place and looks at the answer in its
+    /// place: every move of what was just written costs as much as an atomic operation.
+    #[inline(always)]
+    fn start<R>(
+        &mut self,
+        known: impl FnOnce(&mut Self, Confirms) -> Option<Result<R>>,
+    ) -> Option<Result<R>> {
+        let event = match self.event.take()? {
+            Ok(event) => event,
+            Err(error) => return Some(Err(self.describe(error))),
+        };
+        let mut batch = Batch::unstamped(event);
+        if let Some(rest) = &mut self.rest {
+            rest.prepare(&mut batch);
         }
+        if let Err(error) = self.shared.check(&batch) {
+            return Some(Err(self.describe(error)));
+        }
+        batch.stamp(&self.shared.stamp);
         match self.shared.backend.try_submit(batch) {
-            Ok(confirms) => self.state = State::Confirming(confirms),
+            Ok(confirms) => known(self, confirms),
             Err(batch) => {
-                let shared = Arc::clone(&self.shared);
-                self.timer =
-                    batch.options.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-                self.state =
-                    State::Submitting(Box::pin(async move { shared.backend.submit(batch).await }));
+                self.wait(batch);
+                None
             }
         }
-        Ok(())
     }
 
-    /// Hands the event over and resolves with its confirms.
+    /// The way of a batch that has to wait for room.
+    #[cold]
+    fn wait(&mut self, batch: Batch) {
+        let shared = Arc::clone(&self.shared);
+        let rest = self.rest();
+        rest.timer = batch.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
+        rest.submitting = Some(Box::pin(async move { shared.backend.submit(batch).await }));
+    }
+
+    /// The way of an answer that is still to come, or is not the usual one.
+    #[cold]
+    fn confirm(&mut self, confirms: Confirms) {
+        let rest = self.rest();
+        rest.confirming = Some(confirms);
+        if let (Some(timeout), None) = (rest.timeout, &rest.timer) {
+            rest.timer = Some(Box::pin(tokio::time::sleep(timeout)));
+        }
+    }
+
+    /// Resolves once the event is handed over.
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Confirms>> {
-        let budget = ready!(coop::poll_proceed(cx));
-        let result = match &mut self.state {
-            State::Start => self.start(),
-            _ => Ok(()),
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(submitting) = &mut rest.submitting else { return Poll::Pending };
+        let Poll::Ready(confirms) = submitting.as_mut().poll(cx) else {
+            return self.poll_timer(cx).map(Err);
         };
-        if let Err(error) = result {
-            budget.made_progress();
-            return Poll::Ready(Err(self.describe(error)));
-        }
-        let confirms = match std::mem::replace(&mut self.state, State::Start) {
-            State::Confirming(confirms) => Ok(confirms),
-            State::Start => return Poll::Pending,
-            State::Submitting(mut submitting) => match submitting.as_mut().poll(cx) {
-                Poll::Ready(confirms) => confirms.map_err(|error| self.describe(error)),
-                Poll::Pending => {
-                    self.state = State::Submitting(submitting);
-                    return self.poll_timer(cx).map(Err);
-                }
-            },
-        };
-        budget.made_progress();
-        Poll::Ready(confirms)
+        rest.submitting = None;
+        Poll::Ready(confirms.map_err(|error| self.describe(error)))
     }
 
-    fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        if !matches!(self.state, State::Confirming(_)) {
-            let confirms = match ready!(self.poll_submit(cx)) {
-                Ok(confirms) => confirms,
+    #[cold]
+    fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        if self.rest.as_ref().is_some_and(|rest| rest.submitting.is_some()) {
+            match ready!(self.poll_submit(cx)) {
+                Ok(confirms) => self.confirm(confirms),
                 Err(error) => return Poll::Ready(Err(error)),
-            };
-            match confirms.try_ready() {
-                Ok(outcomes) => return Poll::Ready(self.only(outcomes.into_one())),
-                Err(pending) => self.state = State::Confirming(pending),
-            }
-            if let (Some(timeout), None) = (self.timeout, &self.timer) {
-                self.timer = Some(Box::pin(tokio::time::sleep(timeout)));
             }
         }
-        let State::Confirming(confirms) = &mut self.state else { return Poll::Pending };
-        match Pin::new(confirms).poll(cx) {
-            Poll::Ready(outcomes) => Poll::Ready(self.only(outcomes.into_one())),
-            Poll::Pending => self.poll_timer(cx).map(Err),
-        }
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(confirming) = &mut rest.confirming else { return Poll::Pending };
+        let Poll::Ready(outcomes) = Pin::new(confirming).poll(cx) else {
+            return self.poll_timer(cx).map(Err);
+        };
+        rest.confirming = None;
+        Poll::Ready(
+            outcomes
+                .into_one()
+                .unwrap_or_else(|| {
+                    Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one")
+                        .with_retry(RetryClass::Ambiguous))
+                })
+                .map_err(|error| self.describe(error)),
+        )
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some(timer) = &mut self.timer else { return Poll::Pending };
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(timer) = &mut rest.timer else { return Poll::Pending };
         ready!(timer.as_mut().poll(cx));
+        let timeout = rest.timeout.unwrap_or_default();
         Poll::Ready(self.describe(Error::new(
             ErrorKind::Timeout,
-            format!(
-                "no answer within {:?}; the event may have been accepted",
-                self.timeout.unwrap_or_default()
-            ),
+            format!("no answer within {timeout:?}; the event may have been accepted"),
         )))
     }
 
-    fn only(&self, result: Option<Result<Receipt>>) -> Result<Receipt> {
-        result
-            .unwrap_or_else(|| {
-                Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one")
-                    .with_retry(RetryClass::Ambiguous))
-            })
-            .map_err(|error| self.describe(error))
-    }
-
+    #[cold]
     fn describe(&self, error: Error) -> Error {
-        error.with_operation(self.operation).with_backend(&self.shared.backend.info().name)
+        let operation = match self.operation {
+            Operation::Publish => "publish",
+            Operation::Submit => "submit",
+        };
+        error.with_operation(operation).with_backend(&self.shared.backend.info().name)
+    }
+}
+
+impl Rest {
+    /// Puts what was asked for into the batch.
+    fn prepare(&mut self, batch: &mut Batch) {
+        let mut options = std::mem::take(&mut self.options);
+        options.deadline = self.timeout.map(|timeout| batch.now.instant + timeout);
+        batch.options = Some(Box::new(options));
     }
 }
 
@@ -267,19 +292,19 @@ macro_rules! setters {
             /// Where the wait for room ends it, the event was certainly not accepted (`Full`);
             /// afterwards nobody knows (`Timeout`).
             pub fn timeout(mut self, timeout: Duration) -> Self {
-                self.0.timeout = Some(timeout);
+                self.0.rest().timeout = Some(timeout);
                 self
             }
 
             /// Stores the event only if the topic's last event is the one at `position`.
             pub fn expect_last(mut self, position: Position) -> Self {
-                self.0.options.expect_last = Some(position);
+                self.0.rest().options.expect_last = Some(position);
                 self
             }
 
             /// Need not survive the broker's death.
             pub fn transient(mut self) -> Self {
-                self.0.options.transient = true;
+                self.0.rest().options.transient = true;
                 self
             }
         }
@@ -303,7 +328,19 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        self.0.poll_receipt(cx)
+        let budget = ready!(coop::poll_proceed(cx));
+        let receipt = self.0.start(|sending, confirms| match confirms.try_stored() {
+            Ok(receipt) => Some(Ok(receipt)),
+            Err(confirms) => {
+                sending.confirm(confirms);
+                None
+            }
+        });
+        let receipt = receipt.map_or_else(|| self.0.poll_confirm(cx), Poll::Ready);
+        if receipt.is_ready() {
+            budget.made_progress();
+        }
+        receipt
     }
 }
 
@@ -316,9 +353,14 @@ impl Future for Submit {
     type Output = Result<Confirm>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Confirm>> {
-        let submitted = ready!(self.0.poll_submit(cx));
+        let budget = ready!(coop::poll_proceed(cx));
+        let submitted = self.0.start(|_, confirms| Some(Ok(confirms)));
+        let submitted = submitted.map_or_else(|| self.0.poll_submit(cx), Poll::Ready);
+        if submitted.is_ready() {
+            budget.made_progress();
+        }
         let shared = &self.0.shared;
-        Poll::Ready(submitted.map(|confirms| Confirm { confirms, shared: Arc::clone(shared) }))
+        submitted.map_ok(|confirms| Confirm { confirms, shared: Arc::clone(shared) })
     }
 }
 

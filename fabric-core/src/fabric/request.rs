@@ -108,6 +108,10 @@ pub struct ResponderBuilder {
 }
 
 impl ResponderBuilder {
+    pub(crate) fn into_parts(self) -> (Fabric, Result<Group>) {
+        (self.fabric, self.name)
+    }
+
     /// Registers for the requests on `patterns`; resolves once they reach it. Each is answered by
     /// [`Request::reply`](crate::Request::reply).
     ///

@@ -227,6 +227,22 @@ impl Stream {
         segment.events.get((number - segment.base) as usize).map(Event::priority)
     }
 
+    /// How many of the events `from..end` that are kept are urgent.
+    pub(crate) fn urgent_in(&self, from: u64, end: u64) -> u64 {
+        let urgent = |events: &[Event], base: u64| {
+            let after = base + events.len() as u64;
+            let (from, end) = (from.clamp(base, after), end.clamp(base, after));
+            let range = &events[(from - base) as usize..(end.max(from) - base) as usize];
+            range.iter().filter(|event| event.priority() > Priority::Normal).count() as u64
+        };
+        let from_sealed = self.sealed.partition_point(|segment| segment.end() <= from);
+        let sealed = self.sealed.range(from_sealed..);
+        let sealed = sealed.take_while(|segment| segment.base < end).filter(|s| s.mixed);
+        let open = self.next - self.open.len() as u64;
+        sealed.map(|segment| urgent(&segment.events, segment.base)).sum::<u64>()
+            + if self.open_mixed { urgent(&self.open, open) } else { 0 }
+    }
+
     /// Where the oldest segment begins and ends.
     pub(crate) fn oldest(&mut self) -> Option<(u64, u64)> {
         if self.sealed.is_empty() {
@@ -321,7 +337,22 @@ mod tests {
         assert_eq!(stream.number_at(Timestamp::from_millis(100)), 100);
         assert_eq!(stream.number_at(Timestamp::from_millis(0)), 70);
         assert_eq!(stream.number_at(Timestamp::from_millis(201)), 230);
+        assert_eq!(stream.urgent_in(0, 1000), 0);
         stream.drop_before(1000);
         assert_eq!((stream.len(), stream.first(), stream.next()), (0, 230, 230));
+    }
+
+    #[test]
+    fn urgent_events_are_counted_in_every_segment() {
+        let mut stream = stream(32);
+        for n in 0..14u64 {
+            let priority = if n % 3 == 0 { Priority::High } else { Priority::Low };
+            let event = Event::of(event(n)).priority(priority).build().unwrap();
+            stream.push(event, 100, Timestamp::from_millis(0));
+        }
+        for (from, end) in [(0, 14), (1, 3), (3, 4), (2, 13), (12, 14), (13, 13), (5, 100)] {
+            let expected = (from..end.min(14)).filter(|n| n % 3 == 0).count() as u64;
+            assert_eq!(stream.urgent_in(from, end), expected, "{from}..{end}");
+        }
     }
 }

@@ -61,16 +61,22 @@ impl Track {
         self.skips.front().map_or(u64::MAX, |(start, _)| *start)
     }
 
+    /// What is to be read between `from` and `end`: the ranges that are not left out.
+    pub(crate) fn spans(&self, from: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        let skips = self.skips.iter().copied().chain([(u64::MAX, u64::MAX)]);
+        skips
+            .scan(from, move |at, (start, after)| {
+                let span = (*at, start.min(end));
+                *at = after.max(*at);
+                Some(span)
+            })
+            .filter(|(start, end)| start < end)
+    }
+
     /// How many events are still to be looked at.
     pub(crate) fn backlog(&self, stream: &Stream) -> u64 {
-        let limit = self.limit(stream);
         let from = self.cursor.max(stream.first());
-        let skipped: u64 = self
-            .skips
-            .iter()
-            .map(|(start, end)| (*end).min(limit).saturating_sub((*start).max(from)))
-            .sum();
-        limit.saturating_sub(from).saturating_sub(skipped)
+        self.spans(from, self.limit(stream)).map(|(start, end)| end - start).sum()
     }
 }
 

@@ -1,0 +1,870 @@
+//! The runtime of a consumer: workers that receive, try, publish outputs and settle.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use futures_core::future::BoxFuture;
+use futures_util::future::{Either, select};
+use hashbrown::HashMap;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::batch::{BatchRoute, Verdict};
+use super::dedup::{Claim, Dedup};
+use super::gate::{Admission, Rate, Switch};
+use super::handler::{
+    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, panic_text, unreadable,
+};
+use super::retry::Retry;
+use super::status::{ConsumerEvent, EventSender};
+use super::{Route, Unmatched};
+use crate::chunk::Nack;
+use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
+use crate::delivery::Delivery;
+use crate::event::Event;
+use crate::fabric::Fabric;
+use crate::id::EventId;
+use crate::subscription::Subscription;
+use crate::{Error, ErrorKind, Result};
+
+/// How many events' tries in place are remembered while they are away.
+const REMEMBERED: usize = 10_000;
+/// How long an event that another member handles stays away.
+const BUSY_WAIT: Duration = Duration::from_millis(500);
+
+/// What the workers are told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) phase: Phase,
+    pub(crate) paused: bool,
+    pub(crate) concurrency: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Running,
+    /// No new work; what runs finishes.
+    Draining,
+    /// Everything is dropped.
+    Stopping,
+}
+
+/// How one consumer works: fixed once it runs.
+pub(crate) struct Plan<S> {
+    pub(crate) routes: Vec<Route<S>>,
+    pub(crate) batch: Option<BatchRoute<S>>,
+    pub(crate) fallback: Option<Arc<dyn Handle<S>>>,
+    pub(crate) unmatched: Unmatched,
+    pub(crate) retry: Retry,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) ordered: bool,
+    pub(crate) dedup: Option<Dedup>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) switch: Option<Switch>,
+    pub(crate) outputs: Fabric,
+    pub(crate) ack_wait: Duration,
+}
+
+/// What the workers of one consumer share.
+pub(crate) struct Engine<S> {
+    pub(crate) plan: Plan<S>,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) subscription: tokio::sync::Mutex<Option<Subscription>>,
+    /// Events that wait for an earlier one of their key.
+    lanes: Mutex<HashMap<Arc<str>, VecDeque<Delivery>, RandomState>>,
+    /// Tries in place of events that were given back since.
+    tried: Mutex<(HashMap<EventId, u32, RandomState>, VecDeque<EventId>)>,
+    pub(crate) counters: Counters,
+    pub(crate) events: EventSender,
+    pub(crate) ended: Mutex<Option<Error>>,
+    /// One for each worker: which handler it polls, for the watch on blocked threads.
+    pub(crate) busy: Vec<Busy>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) running: AtomicUsize,
+    pub(crate) handled: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) blocked: AtomicU64,
+}
+
+/// Odd while a handler is being polled.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    pub(crate) polls: AtomicU64,
+    /// Which of the plan's routes; one beyond them is the fallback.
+    pub(crate) route: AtomicUsize,
+}
+
+/// How a try ended.
+enum Outcome {
+    Done(Outputs),
+    Failed(HandlerError),
+    /// The event cannot be read as the handler's type.
+    Unreadable(Error),
+    /// The lease ended: the event belongs to another.
+    Lost,
+}
+
+impl<S: Send + Sync + 'static> Engine<S> {
+    pub(crate) fn new(
+        plan: Plan<S>,
+        shared: Arc<Shared<S>>,
+        subscription: Subscription,
+        events: EventSender,
+        workers: usize,
+    ) -> Self {
+        Self {
+            plan,
+            shared,
+            subscription: tokio::sync::Mutex::new(Some(subscription)),
+            lanes: Mutex::default(),
+            tried: Mutex::default(),
+            counters: Counters::default(),
+            events,
+            ended: Mutex::default(),
+            busy: (0..workers).map(|_| Busy::default()).collect(),
+        }
+    }
+
+    /// Works until the consumer drains, shrinks below this worker or its subscription ends.
+    pub(crate) async fn work(self: Arc<Self>, index: usize, mut control: watch::Receiver<Control>) {
+        loop {
+            let now = *control.borrow_and_update();
+            if now.phase != Phase::Running || index >= now.concurrency {
+                return;
+            }
+            if now.paused {
+                if control.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let Some(probe) = self.admitted(&mut control).await else { continue };
+            if let Some(batch) = &self.plan.batch {
+                let first = {
+                    let changed = pin!(control.changed());
+                    let receive = pin!(self.receive());
+                    match select(receive, changed).await {
+                        Either::Left((first, _)) => Some(first),
+                        Either::Right(_) => None,
+                    }
+                };
+                match first {
+                    None => {}
+                    Some(None) => return,
+                    Some(Some(first)) => {
+                        let deliveries = self.gather(batch, first).await;
+                        self.run_batch(index, batch, deliveries).await;
+                    }
+                }
+                continue;
+            }
+            let received = {
+                let changed = pin!(control.changed());
+                let receive = pin!(self.receive());
+                match select(receive, changed).await {
+                    Either::Left((received, _)) => Some(received),
+                    Either::Right(_) => None,
+                }
+            };
+            if probe
+                && !matches!(received, Some(Some(_)))
+                && let Some(switch) = &self.plan.switch
+            {
+                switch.unprobed(Instant::now());
+            }
+            match received {
+                None => {}
+                Some(None) => return,
+                Some(Some(delivery)) => self.run(index, delivery, &mut control).await,
+            }
+        }
+    }
+
+    /// Waits for the rate limit and the kill switch; `None` where the control changed meanwhile,
+    /// `Some(true)` where the next event is a probe.
+    async fn admitted(&self, control: &mut watch::Receiver<Control>) -> Option<bool> {
+        loop {
+            let until = match self
+                .plan
+                .switch
+                .as_ref()
+                .map(|switch| (switch, switch.admit(Instant::now())))
+            {
+                Some((_, Admission::Until(until))) => Some(until),
+                Some((switch, Admission::Wait)) => {
+                    let changed = pin!(switch.changed.notified());
+                    let control = pin!(control.changed());
+                    // Somebody may have closed it between the question and the wait.
+                    let look = pin!(tokio::time::sleep(Duration::from_millis(50)));
+                    if let Either::Left((_, _)) = select(control, select(changed, look)).await {
+                        return None;
+                    }
+                    continue;
+                }
+                Some((_, Admission::Probe)) => return Some(true),
+                Some((_, Admission::Go)) | None => match &self.plan.rate {
+                    Some(rate) => rate.take(Instant::now()).err(),
+                    None => None,
+                },
+            };
+            let Some(until) = until else { return Some(false) };
+            if let Either::Left(_) = select(pin!(control.changed()), pin!(sleep_until(until))).await
+            {
+                return None;
+            }
+        }
+    }
+
+    /// What comes within the linger after the first event of a batch.
+    async fn gather(&self, batch: &BatchRoute<S>, first: Delivery) -> Vec<Delivery> {
+        let until = Instant::now() + batch.gather.within;
+        let mut bytes = first.size_in_memory();
+        let mut gathered = vec![first];
+        while gathered.len() < batch.gather.events && bytes < batch.gather.bytes {
+            let receive = pin!(self.receive());
+            match select(receive, pin!(sleep_until(until))).await {
+                Either::Left((Some(delivery), _)) => {
+                    bytes += delivery.size_in_memory();
+                    gathered.push(delivery);
+                }
+                Either::Left((None, _)) | Either::Right(_) => break,
+            }
+        }
+        gathered
+    }
+
+    /// Handles a batch: each event is settled by its own verdict.
+    async fn run_batch(&self, index: usize, batch: &BatchRoute<S>, deliveries: Vec<Delivery>) {
+        self.counters.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Decrement(&self.counters.running);
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for delivery in deliveries {
+            let side =
+                if delivery.event_type() == batch.event_type { &mut ours } else { &mut others };
+            side.push(delivery);
+        }
+        for delivery in others {
+            self.unmatched(delivery).await;
+        }
+        if ours.is_empty() {
+            return;
+        }
+        let events: Vec<Event> = ours.iter().map(|delivery| delivery.event().clone()).collect();
+        let attempt = ours.iter().map(|delivery| delivery.attempt()).max().unwrap_or(1).max(1);
+        let context = Context::new(Arc::clone(&self.shared), None, attempt);
+        let (begun, faults) = batch.handler.call(&events, context);
+        let leases: Vec<_> = ours.iter().map(Delivery::lease).collect();
+        let ended = match begun {
+            Err(error) => Err(error),
+            Ok(future) => self.wait_for_batch(index, batch, future, &leases).await,
+        };
+        let read = faults.iter().filter(|fault| fault.is_none()).count();
+        let verdicts = match ended {
+            Ok(None) => vec![Verdict::Ack; read],
+            Ok(Some(verdicts)) if verdicts.len() == read => verdicts,
+            Ok(Some(verdicts)) => {
+                let text =
+                    format!("the handler gave {} verdicts for {read} events", verdicts.len());
+                vec![Verdict::Retry(text); read]
+            }
+            Err(error) if error.is_permanent() => vec![Verdict::Reject(error.chain()); read],
+            Err(error) => vec![Verdict::Retry(error.chain()); read],
+        };
+        let mut verdicts = verdicts.into_iter();
+        for (delivery, fault) in ours.into_iter().zip(faults) {
+            match fault {
+                Some(error) => {
+                    let (reason, attempt) =
+                        (DeadLetterOffice::reason_of(&error), delivery.attempt());
+                    self.bury(delivery, reason, unreadable(&error), attempt).await;
+                }
+                None => self.settle_as(delivery, verdicts.next().unwrap_or(Verdict::Ack)).await,
+            }
+        }
+    }
+
+    async fn settle_as(&self, delivery: Delivery, verdict: Verdict) {
+        let attempt = delivery.attempt().max(1);
+        self.note(matches!(verdict, Verdict::Ack));
+        match verdict {
+            Verdict::Ack => {
+                self.counters.handled.fetch_add(1, Ordering::Relaxed);
+                self.settled(delivery.ack().await);
+            }
+            Verdict::Reject(reason) => {
+                self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                self.bury(delivery, DeadLetterReason::Rejected, reason, attempt).await;
+            }
+            Verdict::Retry(error) => {
+                self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                match self.plan.retry.next(attempt) {
+                    Some(wait) => {
+                        self.counters.retried.fetch_add(1, Ordering::Relaxed);
+                        self.settled(delivery.nack(Nack::after(wait).because(error)).await);
+                    }
+                    None => self.bury(delivery, DeadLetterReason::MaxDeliver, error, attempt).await,
+                }
+            }
+        }
+    }
+
+    /// Waits for a batch handler, its time bounded, its panic caught, all leases kept alive.
+    async fn wait_for_batch(
+        &self,
+        index: usize,
+        batch: &BatchRoute<S>,
+        future: super::batch::BatchTry,
+        leases: &[crate::delivery::Lease],
+    ) -> HandlerResult<Option<Vec<Verdict>>> {
+        let busy = &self.busy[index % self.busy.len()];
+        let name = batch.handler.name();
+        let mut guarded = Guarded { future, busy, route: 0, name };
+        let deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let wake = Instant::now() + self.plan.ack_wait / 3;
+            let at = deadline.map_or(wake, |deadline| deadline.min(wake));
+            match select(&mut guarded, pin!(sleep_until(at))).await {
+                Either::Left((Ok(ended), _)) => return ended,
+                Either::Left((Err(panic), _)) => {
+                    return Err(HandlerError::transient(panic_text(&*panic)));
+                }
+                Either::Right(_) if Some(at) == deadline => {
+                    let timeout = self.plan.timeout.unwrap_or_default();
+                    let text = format!("`{name}` did not finish within {timeout:?}");
+                    return Err(HandlerError::transient(text));
+                }
+                Either::Right(_) => {
+                    for lease in leases {
+                        // One that ended is found out when its event is settled.
+                        let _ = lease.extend().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next event to work on. Events behind another of their key are laid aside.
+    async fn receive(&self) -> Option<Delivery> {
+        let mut guard = self.subscription.lock().await;
+        loop {
+            let subscription = guard.as_mut()?;
+            match subscription.recv().await {
+                Some(Ok(delivery)) => match self.lay_aside(delivery) {
+                    Some(delivery) => return Some(delivery),
+                    None => continue,
+                },
+                Some(Err(error)) => {
+                    let over = matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotFound);
+                    self.events.send(ConsumerEvent::Trouble { error: error.clone() });
+                    if over {
+                        self.ended
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .get_or_insert(error);
+                        *guard = None;
+                        return None;
+                    }
+                }
+                None => {
+                    *guard = None;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn lay_aside(&self, delivery: Delivery) -> Option<Delivery> {
+        if !self.plan.ordered {
+            return Some(delivery);
+        }
+        let Some(key) = delivery.key() else { return Some(delivery) };
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        match lanes.get_mut(key) {
+            Some(lane) => {
+                lane.push_back(delivery);
+                None
+            }
+            None => {
+                lanes.insert(Arc::from(key), VecDeque::new());
+                Some(delivery)
+            }
+        }
+    }
+
+    /// Works on an event, and under order by key on those that came behind it meanwhile.
+    async fn run(&self, index: usize, delivery: Delivery, control: &mut watch::Receiver<Control>) {
+        let key: Option<Arc<str>> =
+            if self.plan.ordered { delivery.key().map(Arc::from) } else { None };
+        self.counters.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Decrement(&self.counters.running);
+        let Some(key) = key else { return self.process(index, delivery, control).await };
+        let mut lane = Lane { engine: self, key: Some(key) };
+        let mut next = Some(delivery);
+        while let Some(delivery) = next.take() {
+            self.process(index, delivery, control).await;
+            next = lane.next(control.borrow().phase == Phase::Running);
+        }
+    }
+
+    /// The leases of events that wait in lanes go on while they wait.
+    pub(crate) async fn extend_waiting(&self) {
+        let leases: Vec<_> = {
+            let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            lanes.values().flatten().map(Delivery::lease).collect()
+        };
+        for lease in leases {
+            // A lease that ended is found out when the event's turn comes.
+            let _ = lease.extend().await;
+        }
+    }
+
+    async fn process(
+        &self,
+        index: usize,
+        delivery: Delivery,
+        control: &mut watch::Receiver<Control>,
+    ) {
+        if !delivery.is_live() {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let Some(dedup) = &self.plan.dedup else {
+            self.try_until_settled(index, delivery, control).await;
+            return;
+        };
+        let key = (dedup.key)(&delivery);
+        let hold = self.plan.ack_wait.max(self.plan.timeout.unwrap_or_default());
+        match dedup.store.claim(&key, hold).await {
+            Ok(Claim::Claimed) => {}
+            Ok(Claim::Done) => {
+                self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                self.settled(delivery.ack().await);
+                return;
+            }
+            Ok(Claim::Busy) => {
+                self.settled(
+                    delivery
+                        .nack(Nack::after(BUSY_WAIT).because("another member handles it"))
+                        .await,
+                );
+                return;
+            }
+            Err(error) => {
+                self.settled(delivery.nack(Nack::after(BUSY_WAIT).because(error)).await);
+                return;
+            }
+        }
+        let mut claim = ClaimGuard { dedup, key: Some(key) };
+        let handled = self.try_until_settled(index, delivery, control).await;
+        claim.finish(handled).await;
+    }
+
+    /// Tries until the event is settled one way or the other; whether its handler succeeded.
+    async fn try_until_settled(
+        &self,
+        index: usize,
+        delivery: Delivery,
+        control: &mut watch::Receiver<Control>,
+    ) -> bool {
+        let Some((route, handler)) = self.handler_of(&delivery) else {
+            self.unmatched(delivery).await;
+            return false;
+        };
+        let before = self.tries_before(delivery.id());
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let attempt =
+                (delivery.attempt().max(1) - 1).saturating_add(before).saturating_add(tries);
+            let outcome = match self.attempt(index, route, handler, &delivery, attempt).await {
+                Outcome::Done(outputs) => match self.publish(outputs, &delivery).await {
+                    Ok(()) => {
+                        self.note(true);
+                        self.counters.handled.fetch_add(1, Ordering::Relaxed);
+                        self.settled(delivery.ack().await);
+                        return true;
+                    }
+                    Err(error) => Outcome::Failed(HandlerError::transient(
+                        error.with("output_of", delivery.id()),
+                    )),
+                },
+                other => other,
+            };
+            let failure = match outcome {
+                Outcome::Done(_) | Outcome::Lost => {
+                    self.counters.lost.fetch_add(1, Ordering::Relaxed);
+                    return false;
+                }
+                Outcome::Unreadable(error) => {
+                    let reason = DeadLetterOffice::reason_of(&error);
+                    self.bury(delivery, reason, unreadable(&error), attempt).await;
+                    return false;
+                }
+                Outcome::Failed(failure) => failure,
+            };
+            self.note(false);
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
+            self.events.send(ConsumerEvent::HandlerFailed {
+                topic: delivery.topic().clone(),
+                id: delivery.id().clone(),
+                attempt,
+                error: failure.chain(),
+            });
+            let wait = self.plan.retry.next(attempt).map(|wait| failure.wait().unwrap_or(wait));
+            let Some(wait) = wait.filter(|_| !failure.is_permanent()) else {
+                let reason = if failure.is_permanent() {
+                    DeadLetterReason::Rejected
+                } else {
+                    DeadLetterReason::MaxDeliver
+                };
+                self.bury(delivery, reason, failure.chain(), attempt).await;
+                return false;
+            };
+            self.counters.retried.fetch_add(1, Ordering::Relaxed);
+            let holds = self.plan.ordered || self.plan.retry.holds(wait);
+            let held = holds && self.hold(&delivery, wait, control).await;
+            if !held && self.plan.ordered {
+                // Unsettled it comes again where it was; a nack would put it behind its successors.
+                return false;
+            }
+            if !held {
+                // The broker counts this delivery's tries as one.
+                self.remember(delivery.id(), before + tries - 1);
+                let nack = Nack {
+                    delay: Some(wait).filter(|wait| !wait.is_zero()),
+                    error: Some(failure.chain()),
+                };
+                self.settled(delivery.nack(nack).await);
+                return false;
+            }
+            if !delivery.is_live() {
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+        }
+    }
+
+    /// Holds an event while it waits for its next try; `false` where the consumer ends meanwhile.
+    async fn hold(
+        &self,
+        delivery: &Delivery,
+        wait: Duration,
+        control: &mut watch::Receiver<Control>,
+    ) -> bool {
+        let until = Instant::now() + wait;
+        let lease = delivery.lease();
+        let extend = self.plan.ack_wait / 3;
+        let mut control = control.clone();
+        loop {
+            if control.borrow_and_update().phase != Phase::Running {
+                return false;
+            }
+            let wake = until.min(Instant::now() + extend);
+            let changed = pin!(control.changed());
+            match select(pin!(sleep_until(wake)), changed).await {
+                Either::Left(_) if wake == until => return true,
+                Either::Left(_) => {
+                    if lease.extend().await.is_err() {
+                        return true;
+                    }
+                }
+                Either::Right((Err(_), _)) => return false,
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    /// One try: decoded, bounded in time, its panic caught, its lease kept alive.
+    async fn attempt(
+        &self,
+        index: usize,
+        route: usize,
+        handler: &Arc<dyn Handle<S>>,
+        delivery: &Delivery,
+        attempt: u32,
+    ) -> Outcome {
+        let context = Context::new(Arc::clone(&self.shared), Some(delivery.lease()), attempt);
+        let called = catch_unwind(AssertUnwindSafe(|| handler.call(delivery.event(), context)));
+        let future = match called {
+            Ok(Ok(future)) => future,
+            Ok(Err(error)) => return Outcome::Unreadable(error),
+            Err(panic) => return Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
+        };
+        let busy = &self.busy[index % self.busy.len()];
+        let mut guarded = Guarded { future, busy, route, name: handler.name() };
+        // Most handlers are done at once or after one wait: no timer is made before the first.
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut guarded).poll(cx))).await;
+        match first {
+            Poll::Ready(ended) => ended_as(ended),
+            Poll::Pending => self.wait_for(guarded, delivery).await,
+        }
+    }
+
+    async fn wait_for(
+        &self,
+        mut guarded: Guarded<'_, HandlerResult<Outputs>>,
+        delivery: &Delivery,
+    ) -> Outcome {
+        let began = Instant::now();
+        let lease = delivery.lease();
+        let deadline = self.plan.timeout.map(|timeout| began + timeout);
+        let extend = self.plan.ack_wait / 3;
+        let mut lost = pin!(lease.lost());
+        let mut wake = began + extend;
+        loop {
+            let at = deadline.map_or(wake, |deadline| deadline.min(wake));
+            let timer = pin!(sleep_until(at));
+            let (is_lost, is_late) = match select(&mut guarded, select(lost.as_mut(), timer)).await
+            {
+                Either::Left((ended, _)) => return ended_as(ended),
+                Either::Right((Either::Left(_), _)) => (true, false),
+                Either::Right((Either::Right(_), _)) => (false, Some(at) == deadline),
+            };
+            match (is_lost, is_late) {
+                (true, _) => return Outcome::Lost,
+                (false, true) => {
+                    let timeout = self.plan.timeout.unwrap_or_default();
+                    let text = format!("`{}` did not finish within {timeout:?}", guarded.name);
+                    return Outcome::Failed(HandlerError::transient(text));
+                }
+                (false, false) => {
+                    if lease.extend().await.is_err_and(|error| error.kind() == ErrorKind::StaleAck)
+                    {
+                        return Outcome::Lost;
+                    }
+                    wake = Instant::now() + extend;
+                }
+            }
+        }
+    }
+
+    /// Publishes the outputs, all confirmed before the input is settled.
+    async fn publish(&self, outputs: Outputs, input: &Event) -> Result<()> {
+        let mut confirms = Vec::with_capacity(outputs.len());
+        for output in outputs {
+            let mut output = output?;
+            output.inherit(input);
+            confirms.push(self.plan.outputs.submit(output).await?);
+        }
+        for confirm in confirms {
+            confirm.await?;
+        }
+        Ok(())
+    }
+
+    fn handler_of(&self, event: &Event) -> Option<(usize, &Arc<dyn Handle<S>>)> {
+        let routes = &self.plan.routes;
+        match routes.iter().position(|route| route.matches(event)) {
+            Some(index) => Some((index, &routes[index].handler)),
+            None => Some((routes.len(), self.plan.fallback.as_ref()?)),
+        }
+    }
+
+    /// Nothing handles this kind of event: never silently acked.
+    async fn unmatched(&self, delivery: Delivery) {
+        let text = format!(
+            "no handler of `{}` takes events of type `{}` on `{}`",
+            self.shared.group,
+            delivery.event_type(),
+            delivery.topic()
+        );
+        self.counters.failed.fetch_add(1, Ordering::Relaxed);
+        self.events.send(ConsumerEvent::Unmatched {
+            topic: delivery.topic().clone(),
+            event_type: delivery.event_type().to_owned(),
+        });
+        match self.plan.unmatched {
+            Unmatched::Reject => {
+                let attempt = delivery.attempt();
+                self.bury(delivery, DeadLetterReason::Rejected, text, attempt).await;
+            }
+            Unmatched::Nack => {
+                let attempt = delivery.attempt().max(1);
+                match self.plan.retry.next(attempt) {
+                    Some(wait) => {
+                        self.settled(delivery.nack(Nack::after(wait).because(text)).await);
+                    }
+                    None => self.bury(delivery, DeadLetterReason::MaxDeliver, text, attempt).await,
+                }
+            }
+        }
+    }
+
+    /// Makes a dead letter; where that fails the event stays with the group and comes again.
+    async fn bury(
+        &self,
+        delivery: Delivery,
+        reason: DeadLetterReason,
+        text: String,
+        attempts: u32,
+    ) {
+        match delivery.bury(reason, text, attempts).await {
+            Ok(()) => {
+                self.counters.dead.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(failed) if failed.error.kind() == ErrorKind::StaleAck => {
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            // Unsettled, the event comes again with its lease.
+            Err(failed) => self.events.send(ConsumerEvent::Trouble { error: failed.error }),
+        }
+    }
+
+    fn settled<D>(&self, result: std::result::Result<(), crate::delivery::SettleError<D>>) {
+        if let Err(failed) = result {
+            if failed.error.kind() == ErrorKind::StaleAck {
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            self.events.send(ConsumerEvent::Trouble { error: failed.error });
+        }
+    }
+
+    fn note(&self, ok: bool) {
+        let Some(switch) = &self.plan.switch else { return };
+        match switch.note(ok, Instant::now()) {
+            Some(true) => self.events.send(ConsumerEvent::Tripped),
+            Some(false) => self.events.send(ConsumerEvent::Closed),
+            None => {}
+        }
+    }
+
+    fn tries_before(&self, id: &EventId) -> u32 {
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.0.is_empty() { 0 } else { tried.0.get(id).copied().unwrap_or(0) }
+    }
+
+    fn remember(&self, id: &EventId, tries: u32) {
+        if tries == 0 {
+            return;
+        }
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.0.insert(id.clone(), tries).is_none() {
+            tried.1.push_back(id.clone());
+            if tried.1.len() > REMEMBERED
+                && let Some(oldest) = tried.1.pop_front()
+            {
+                tried.0.remove(&oldest);
+            }
+        }
+    }
+}
+
+fn ended_as(ended: Result<HandlerResult<Outputs>, Box<dyn Any + Send>>) -> Outcome {
+    match ended {
+        Ok(Ok(outputs)) => Outcome::Done(outputs),
+        Ok(Err(failure)) => Outcome::Failed(failure),
+        Err(panic) => Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
+    }
+}
+
+/// A handler whose panics are caught and whose polls are watched.
+struct Guarded<'a, R> {
+    future: BoxFuture<'static, R>,
+    busy: &'a Busy,
+    route: usize,
+    name: &'static str,
+}
+
+impl<R> Future for Guarded<'_, R> {
+    type Output = Result<R, Box<dyn Any + Send>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.busy.enter(this.route);
+        let polled = catch_unwind(AssertUnwindSafe(|| this.future.as_mut().poll(cx)));
+        this.busy.leave();
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+impl Busy {
+    fn enter(&self, route: usize) {
+        self.route.store(route, Ordering::Relaxed);
+        self.polls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct Decrement<'a>(&'a AtomicUsize);
+
+impl Drop for Decrement<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A key whose events are worked on one after the other. Dropping it lets go of what waits.
+struct Lane<'a, S> {
+    engine: &'a Engine<S>,
+    key: Option<Arc<str>>,
+}
+
+impl<S> Lane<'_, S> {
+    /// The next event of the key; the lane ends where there is none or work is over.
+    fn next(&mut self, running: bool) -> Option<Delivery> {
+        let key = self.key.clone()?;
+        let mut lanes = self.engine.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = lanes.get_mut(&*key).and_then(VecDeque::pop_front).filter(|_| running);
+        let dropped = if next.is_none() { lanes.remove(&*key) } else { None };
+        if next.is_none() {
+            // From here on the key may be another worker's.
+            self.key = None;
+        }
+        drop(lanes);
+        drop(dropped);
+        next
+    }
+}
+
+impl<S> Drop for Lane<'_, S> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            let mut lanes = self.engine.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            let dropped = lanes.remove(&*key);
+            drop(lanes);
+            drop(dropped);
+        }
+    }
+}
+
+/// A claim in the store of handled events; dropped unfinished it ends with its hold.
+struct ClaimGuard<'a> {
+    dedup: &'a Dedup,
+    key: Option<String>,
+}
+
+impl ClaimGuard<'_> {
+    async fn finish(&mut self, handled: bool) {
+        let Some(key) = self.key.take() else { return };
+        let done = if handled {
+            self.dedup.store.complete(&key, self.dedup.window).await
+        } else {
+            self.dedup.store.release(&key).await
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, key, "the store of handled events did not take a note");
+        }
+    }
+}

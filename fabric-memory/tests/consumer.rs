@@ -1,0 +1,750 @@
+//! Consumers on memory, on virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fabric_core::{
+    Consumer, ConsumerEvent, ConsumerState, Context, ErrorKind, Event, Fabric, Gather,
+    HandlerError, HandlerResult, KillSwitch, MemoryDedup, Result, Retry, Topic, Typed, TypedEvent,
+    Unmatched, Verdict,
+};
+use fabric_memory::{Memory, MemoryConfig};
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, sleep};
+
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn fabric() -> Fabric {
+    Fabric::new(Memory::new(MemoryConfig::new()).unwrap())
+}
+
+fn event(n: usize) -> fabric_core::EventBuilder {
+    Event::to("work.item").id(n.to_string()).text(n.to_string())
+}
+
+/// What handlers saw, in order.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, line: impl ToString) {
+        self.0.lock().unwrap().push(line.to_string());
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+async fn settled(fabric: &Fabric, group: &str) {
+    loop {
+        let info = fabric.groups().unwrap().info(group).await.unwrap();
+        if info.undelivered() + info.pending() == 0 {
+            return;
+        }
+        sleep(MILLI).await;
+    }
+}
+
+async fn letters(fabric: &Fabric, group: &str) -> Vec<Event> {
+    fabric.dead_letters(group).list(1000).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_succeeds_settles_its_event() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", async |event: Event, cx: Context<Log>| {
+            cx.state().add(event.id());
+            Ok(())
+        })
+        .start()
+        .await
+        .unwrap();
+    for n in 0..100 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(consumer.status().handled, 100);
+    consumer.drain().await.unwrap();
+}
+
+/// Hangs, panics, errs, succeeds: four calls, each with a fresh deadline.
+#[tokio::test(start_paused = true)]
+async fn a_try_is_bounded_its_panic_caught_and_made_again() {
+    let fabric = fabric();
+    let began = Instant::now();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", move |_: Event, cx: Context<Log>| async move {
+            cx.state().add(format!("{}@{}", cx.attempt(), began.elapsed().as_millis()));
+            match cx.attempt() {
+                1 => std::future::pending::<HandlerResult>().await,
+                2 => panic!("out of ideas"),
+                3 => Err(HandlerError::transient("broken arm")),
+                _ => Ok(()),
+            }
+        })
+        .timeout(MILLI * 50)
+        .retry(Retry::exponential(MILLI * 100).without_jitter())
+        .start()
+        .await
+        .unwrap();
+    let mut events = consumer.events();
+    fabric.publish(event(1)).await.unwrap();
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["1@0", "2@150", "3@350", "4@750"]);
+    let mut errors = Vec::new();
+    while let Some(ConsumerEvent::HandlerFailed { error, .. }) = events.next().await {
+        errors.push(error);
+        if errors.len() == 3 {
+            break;
+        }
+    }
+    assert!(errors[0].contains("50ms") && errors[1].contains("out of ideas"), "{errors:?}");
+    assert_eq!(errors[2], "broken arm");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exhausted_event_is_one_dead_letter_and_harms_no_neighbour() {
+    let fabric = fabric();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let _consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", move |event: Event, _| {
+            let counted = Arc::clone(&counted);
+            async move {
+                if event.id() == "1" {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    return Err(HandlerError::transient("it is one"));
+                }
+                Ok(())
+            }
+        })
+        .retry(Retry::fixed(SECOND * 3).max_attempts(3))
+        .start()
+        .await
+        .unwrap();
+    for n in 0..3 {
+        fabric.publish(event(n).key("k").header("tenant", "acme")).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    let letters = letters(&fabric, "g").await;
+    assert_eq!(letters.len(), 1);
+    let (event, letter) = (&letters[0], letters[0].dead_letter().unwrap());
+    assert_eq!(
+        (event.header("tenant"), event.key(), event.text().unwrap().as_ref()),
+        (Some("acme"), Some("k"), "1")
+    );
+    assert_eq!(
+        (letter.attempts, letter.reason.as_str(), letter.error.as_str()),
+        (3, "max_deliver", "it is one")
+    );
+    assert_eq!(letter.topic.as_str(), "work.item");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_failure_is_not_tried_again() {
+    let fabric = fabric();
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async |_: Event, _| Err::<(), _>(HandlerError::permanent("never")))
+        .start()
+        .await
+        .unwrap();
+    fabric.publish(event(1)).await.unwrap();
+    settled(&fabric, "g").await;
+    assert_eq!((consumer.status().failed, consumer.status().dead_letters), (1, 1));
+    assert_eq!(letters(&fabric, "g").await[0].dead_letter().unwrap().reason.as_str(), "rejected");
+}
+
+/// A redriven letter reaches the group that failed and no other, and counts how often.
+#[tokio::test(start_paused = true)]
+async fn redriving_reaches_the_failed_group_alone() {
+    let fabric = fabric();
+    let log = Log::default();
+    let start = |group: &'static str, ok: bool| {
+        let log = log.clone();
+        fabric
+            .consumer(group)
+            .on_pattern("work.*", move |event: Event, cx: Context| {
+                let log = log.clone();
+                async move {
+                    log.add(format!("{group} {} {}", event.id(), cx.attempt()));
+                    if ok { Ok(()) } else { Err(HandlerError::permanent("no")) }
+                }
+            })
+            .start()
+    };
+    let failing = start("bad", false).await.unwrap();
+    let _other = start("good", true).await.unwrap();
+    for n in 0..5 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "bad").await;
+    settled(&fabric, "good").await;
+    let dead = fabric.dead_letters("bad");
+    assert_eq!(dead.count().await.unwrap(), 5);
+    failing.drain().await.unwrap();
+    let before = log.lines().len();
+    let repaired = start("bad", true).await.unwrap();
+    assert_eq!(dead.redrive().only(|event| event.id() == "3").await.unwrap(), 1);
+    settled(&fabric, "bad").await;
+    assert_eq!(log.lines()[before..], ["bad 3 1"]);
+    assert_eq!(dead.count().await.unwrap(), 4);
+    assert_eq!(dead.redrive().limit(3).await.unwrap(), 3);
+    settled(&fabric, "bad").await;
+    repaired.drain().await.unwrap();
+    let _failing = start("bad", false).await.unwrap();
+    assert_eq!(dead.redrive().await.unwrap(), 1);
+    settled(&fabric, "bad").await;
+    let letters = dead.list(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].dead_letter().unwrap().redriven, 1);
+    assert_eq!(dead.purge().await.unwrap(), 1);
+    assert_eq!(dead.count().await.unwrap(), 0);
+}
+
+/// 16 keys, random work, concurrency 8: per key one after the other, keys side by side, also when
+/// handlers fail.
+#[tokio::test(start_paused = true)]
+async fn a_key_keeps_its_order_at_any_concurrency_and_across_retries() {
+    let fabric = fabric();
+    let seen: Arc<Mutex<BTreeMap<String, Vec<usize>>>> = Arc::default();
+    let running: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let most = Arc::new(AtomicUsize::new(0));
+    let (log, busy, peak) = (Arc::clone(&seen), Arc::clone(&running), Arc::clone(&most));
+    let mut rng = fastrand::Rng::with_seed(7);
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", move |event: Event, cx: Context| {
+            let (log, busy, peak) = (Arc::clone(&log), Arc::clone(&busy), Arc::clone(&peak));
+            let (work, fails) = (rng.u64(0..20), rng.u8(..) < 60);
+            async move {
+                let key = event.key().unwrap().to_owned();
+                assert!(busy.lock().unwrap().insert(key.clone()), "two of {key} at once");
+                peak.fetch_max(busy.lock().unwrap().len(), Ordering::SeqCst);
+                sleep(MILLI * work as u32).await;
+                busy.lock().unwrap().remove(&key);
+                if fails && cx.attempt() < 3 {
+                    return Err(HandlerError::transient("again"));
+                }
+                let n: usize = event.text()?.parse()?;
+                log.lock().unwrap().entry(key).or_default().push(n);
+                Ok(())
+            }
+        })
+        .concurrency(8)
+        .ordered_by_key()
+        .retry(Retry::fixed(MILLI * 30).max_attempts(5))
+        .start()
+        .await
+        .unwrap();
+    for n in 0..800 {
+        fabric.publish(event(n).key((n % 16).to_string())).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    for (key, numbers) in seen.lock().unwrap().iter() {
+        assert!(numbers.is_sorted(), "{key}: {numbers:?}");
+        assert_eq!(numbers.len(), 50);
+    }
+    let peak = most.load(Ordering::SeqCst);
+    assert!((2..=8).contains(&peak), "{peak}");
+    assert!(consumer.status().retried > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_are_confirmed_before_the_input_is_settled() {
+    // The outputs' topic is full: their publish fails, and the input is tried again.
+    let config = MemoryConfig::new().with_max_events(2).with_full_wait(MILLI * 10);
+    let fabric = Fabric::new(Memory::new(config).unwrap());
+    let mut out = fabric.subscribe("out.*").group("sink").await.unwrap();
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async |event: Event, _| {
+            let output = |n: u8| Event::to("out.done").id(format!("{}-{n}", event.id()));
+            Ok((output(1), Some(vec![output(2), output(3)])))
+        })
+        .retry(Retry::fixed(MILLI * 100).forever())
+        .start()
+        .await
+        .unwrap();
+    fabric.publish(event(1)).await.unwrap();
+    sleep(SECOND).await;
+    let info = fabric.groups().unwrap().info("g").await.unwrap();
+    assert_eq!(info.pending(), 1, "the input is not settled while its third output has no room");
+    assert!(consumer.status().failed > 0);
+    let mut seen = BTreeSet::new();
+    while seen.len() < 3 {
+        let delivery = out.recv().await.unwrap().unwrap();
+        assert_eq!(delivery.causation_id().unwrap(), &"1");
+        seen.insert(delivery.id().to_string());
+        delivery.ack().await.unwrap();
+    }
+    // What is repeated is drained, so that the last try fits.
+    while fabric.groups().unwrap().info("g").await.unwrap().pending() > 0 {
+        if let Ok(Some(delivery)) = tokio::time::timeout(MILLI, out.recv()).await {
+            delivery.unwrap().ack().await.unwrap();
+        }
+    }
+    assert_eq!(consumer.status().handled, 1);
+}
+
+async fn slow(fabric: &Fabric, work: Duration, drain: Duration, log: &Log) -> Consumer {
+    fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", move |event: Event, cx: Context<Log>| async move {
+            cx.state().add(format!("start {}", event.id()));
+            sleep(work).await;
+            cx.state().add(format!("end {} {}", event.id(), cx.draining()));
+            Ok(())
+        })
+        .concurrency(8)
+        .drain_within(drain)
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_finishes_what_runs_and_leaves_the_rest_to_others() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = slow(&fabric, SECOND, SECOND * 5, &log).await;
+    for n in 0..20 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(MILLI * 100).await;
+    assert_eq!(consumer.status().running, 8);
+    let began = Instant::now();
+    consumer.drain().await.unwrap();
+    assert_eq!(began.elapsed(), MILLI * 900);
+    let lines = log.lines();
+    assert_eq!(lines.iter().filter(|line| line.ends_with("true")).count(), 8);
+    assert_eq!(lines.iter().filter(|line| line.starts_with("start")).count(), 8);
+    let info = fabric.groups().unwrap().info("g").await.unwrap();
+    assert_eq!((info.undelivered() + info.pending(), info.members), (12, 0));
+    let again = Log::default();
+    let _next = slow(&fabric, MILLI, SECOND, &again).await;
+    settled(&fabric, "g").await;
+    assert_eq!(again.lines().iter().filter(|line| line.starts_with("start")).count(), 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_stop_neither_acks_nor_fails() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = slow(&fabric, SECOND * 60, MILLI * 200, &log).await;
+    for n in 0..8 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(MILLI * 10).await;
+    let mut events = consumer.events();
+    let error = consumer.drain().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, ConsumerEvent::HandlerFailed { .. }));
+    }
+    let again = Log::default();
+    let _next = slow(&fabric, MILLI, SECOND, &again).await;
+    settled(&fabric, "g").await;
+    assert_eq!(again.lines().iter().filter(|line| line.starts_with("start")).count(), 8);
+    assert!(letters(&fabric, "g").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrency_changes_while_it_runs_and_holds_no_more_than_its_prefetch() {
+    let fabric = fabric();
+    let running = Arc::new(AtomicUsize::new(0));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (count, hold) = (Arc::clone(&running), Arc::clone(&gate));
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", move |_: Event, _| {
+            let (count, hold) = (Arc::clone(&count), Arc::clone(&hold));
+            async move {
+                count.fetch_add(1, Ordering::SeqCst);
+                hold.acquire().await?.forget();
+                count.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        })
+        .concurrency(4)
+        .prefetch(16)
+        .start()
+        .await
+        .unwrap();
+    for n in 0..200 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(MILLI).await;
+    assert_eq!(running.load(Ordering::SeqCst), 4);
+    assert!(fabric.groups().unwrap().info("g").await.unwrap().pending() <= 16);
+    consumer.set_concurrency(8).unwrap();
+    sleep(MILLI).await;
+    assert_eq!(running.load(Ordering::SeqCst), 8);
+    consumer.set_concurrency(2).unwrap();
+    gate.add_permits(8);
+    sleep(MILLI).await;
+    assert_eq!(running.load(Ordering::SeqCst), 2);
+    gate.add_permits(1000);
+    settled(&fabric, "g").await;
+    assert_eq!(consumer.status().handled, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_goes_on_while_a_handler_works_or_waits() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", async |event: Event, cx: Context<Log>| {
+            cx.state().add(format!("{} {}", event.id(), cx.attempt()));
+            sleep(SECOND * 10).await;
+            Ok(())
+        })
+        .ack_wait(SECOND)
+        .ordered_by_key()
+        .concurrency(2)
+        .start()
+        .await
+        .unwrap();
+    for n in 0..4 {
+        fabric.publish(event(n).key("same")).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["0 1", "1 1", "2 1", "3 1"]);
+    assert_eq!(consumer.status().lost, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_switch_pauses_and_a_probe_closes_it() {
+    let fabric = fabric();
+    let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ok = Arc::clone(&healthy);
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", move |_: Event, _| {
+            let ok = ok.load(Ordering::SeqCst);
+            async move { if ok { Ok(()) } else { Err(HandlerError::transient("down")) } }
+        })
+        .retry(Retry::fixed(SECOND * 2).forever())
+        .kill_switch(KillSwitch::new().after(10).ratio(0.5).pause(SECOND * 30))
+        .start()
+        .await
+        .unwrap();
+    let mut events = consumer.events();
+    for n in 0..100 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(SECOND * 29).await;
+    assert_eq!(consumer.status().failed, 10, "nothing is tried while it is tripped");
+    sleep(SECOND * 20).await;
+    assert_eq!(consumer.status().failed, 11, "one event probes");
+    healthy.store(true, Ordering::SeqCst);
+    settled(&fabric, "g").await;
+    assert_eq!(consumer.status().handled, 100);
+    let mut seen = Vec::new();
+    while let Some(event) = events.next().await {
+        match event {
+            ConsumerEvent::Tripped => seen.push("tripped"),
+            ConsumerEvent::Closed => {
+                seen.push("closed");
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(seen, ["tripped", "tripped", "closed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_consumer_starts_nothing() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = slow(&fabric, MILLI, SECOND, &log).await;
+    consumer.pause();
+    sleep(MILLI).await;
+    for n in 0..5 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(SECOND).await;
+    assert_eq!((log.lines().len(), consumer.status().state), (0, ConsumerState::Paused));
+    consumer.resume();
+    settled(&fabric, "g").await;
+    assert_eq!(consumer.status().handled, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_kept() {
+    let fabric = fabric();
+    let log = Log::default();
+    let began = Instant::now();
+    let _consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", move |_: Event, cx: Context<Log>| async move {
+            cx.state().add(began.elapsed().as_secs());
+            Ok(())
+        })
+        .rate_limit(10.0)
+        .start()
+        .await
+        .unwrap();
+    for n in 0..40 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert!(began.elapsed() >= SECOND * 3, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_is_handled_once_and_a_failed_one_again() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", async |event: Event, cx: Context<Log>| {
+            cx.state().add(format!("{} {}", event.id(), cx.attempt()));
+            sleep(MILLI * 10).await;
+            if event.id() == "2" && cx.attempt() == 1 { Err("once".into()) } else { Ok(()) }
+        })
+        .concurrency(4)
+        .retry(Retry::fixed(SECOND * 5))
+        .dedup(MemoryDedup::new(1000), SECOND * 60)
+        .start()
+        .await
+        .unwrap();
+    for n in [1, 1, 2, 1, 2] {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    let lines = log.lines();
+    assert_eq!(lines.iter().filter(|line| line.starts_with("1 ")).count(), 1, "{lines:?}");
+    assert!(lines.iter().filter(|line| line.starts_with("2 ")).count() >= 2, "{lines:?}");
+    assert_eq!((consumer.status().handled, consumer.status().duplicates), (2, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_without_handler_is_never_silently_acked() {
+    let fabric = fabric();
+    let build = |unmatched| {
+        fabric
+            .consumer(format!("g-{unmatched:?}").to_lowercase())
+            .on_pattern("work.known", async |_: Event, _| Ok(()))
+            .subscribe("work.*")
+            .retry(Retry::fixed(SECOND).max_attempts(2))
+            .unmatched(unmatched)
+    };
+    let _nacks = build(Unmatched::Nack).start().await.unwrap();
+    let _rejects = build(Unmatched::Reject).start().await.unwrap();
+    fabric.publish(event(1)).await.unwrap();
+    for (group, attempts) in [("g-nack", 2), ("g-reject", 1)] {
+        settled(&fabric, group).await;
+        let letters = letters(&fabric, group).await;
+        let letter = letters[0].dead_letter().unwrap();
+        assert_eq!(letter.attempts, attempts);
+        assert!(letter.error.contains("no handler") && letter.error.contains("work.item"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_contradict_each_other_are_refused_by_name() {
+    let fabric = fabric();
+    let build = || fabric.consumer("g").on_pattern("work.*", async |_: Event, _| Ok(()));
+    let refused = [
+        (build().concurrency(0), "concurrency"),
+        (build().concurrency(8).prefetch(4), "prefetch"),
+        (build().retry(Retry::fixed(SECOND).max_attempts(0)), "max_attempts"),
+        (build().timeout(Duration::ZERO), "timeout"),
+        (build().rate_limit(0.0), "rate_limit"),
+        (build().kill_switch(KillSwitch::new().ratio(2.0)), "ratio"),
+        (build().on_pattern("a..b", async |_: Event, _| Ok(())), "a..b"),
+        (fabric.consumer("g"), "handler"),
+        (fabric.consumer("no good").on_pattern("a", async |_: Event, _| Ok(())), "no good"),
+    ];
+    for (builder, named) in refused {
+        let error = builder.start().await.unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    assert!(fabric.groups().unwrap().list().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_group_ends_its_consumer_with_the_reason() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = slow(&fabric, MILLI, SECOND, &log).await;
+    fabric.groups().unwrap().delete("g").await.unwrap();
+    assert_eq!(consumer.join().await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(consumer.status().state, ConsumerState::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_cannot_change_what_the_next_one_sees() {
+    let fabric = fabric();
+    let log = Log::default();
+    let _consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_pattern("work.*", async |mut event: Event, cx: Context<Log>| {
+            cx.state().add(format!("{:?} {}", event.header("note"), event.text()?));
+            event.set_header("note", "changed")?;
+            event.set_payload("changed");
+            if cx.attempt() == 1 { Err("again".into()) } else { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    fabric.publish(event(1).header("note", "kept")).await.unwrap();
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), [r#"Some("kept") 1"#; 2]);
+}
+
+#[derive(Debug)]
+struct Number(u64);
+
+impl TypedEvent for Number {
+    const TYPE: &'static str = "work.number";
+    const VERSION: u32 = 1;
+    const PATTERN: &'static str = "work.number";
+    const CONTENT_TYPE: &'static str = "text/plain";
+
+    fn topic(&self) -> Result<Topic> {
+        Topic::new("work.number")
+    }
+
+    fn key(&self) -> Option<String> {
+        None
+    }
+
+    fn encode(&self) -> Result<bytes::Bytes> {
+        Ok(self.0.to_string().into())
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self> {
+        let text = String::from_utf8_lossy(payload);
+        text.parse().map(Self).map_err(|error| {
+            fabric_core::Error::new(ErrorKind::Codec, format!("`{text}` is no number: {error}"))
+        })
+    }
+}
+
+/// By count, by linger; a verdict for each event; what cannot be read harms no neighbour.
+#[tokio::test(start_paused = true)]
+async fn a_batch_handler_gives_each_event_its_verdict() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_batch(
+            Gather::up_to(4).within(MILLI * 50),
+            async |numbers: Vec<Typed<Number>>, cx: Context<Log>| {
+                cx.state().add(format!("{:?}", numbers.iter().map(|n| n.0).collect::<Vec<_>>()));
+                Ok(numbers
+                    .iter()
+                    .map(|n| match n.0 {
+                        3 if n.event().header("fixed").is_none() && cx.attempt() == 1 => {
+                            Verdict::Retry("later".to_owned())
+                        }
+                        5 => Verdict::Reject("five".to_owned()),
+                        _ => Verdict::Ack,
+                    })
+                    .collect::<Vec<_>>())
+            },
+        )
+        .retry(Retry::fixed(SECOND))
+        .start()
+        .await
+        .unwrap();
+    for n in 1..=3 {
+        fabric.publish(Number(n)).await.unwrap();
+    }
+    fabric.publish(Event::to("work.number").text("four")).await.unwrap();
+    for n in 5..=6 {
+        fabric.publish(Number(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["[1, 2, 3]", "[5, 6]", "[3]"]);
+    assert_eq!((consumer.status().handled, consumer.status().dead_letters), (4, 2));
+    let letters = letters(&fabric, "g").await;
+    let texts: Vec<_> = letters.iter().map(|event| &event.dead_letter().unwrap().error).collect();
+    assert!(texts[0].contains("`four` is no number") && texts[1] == "five", "{texts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_responder_answers_fails_and_survives_its_panics() {
+    struct Ask(u64);
+    impl TypedEvent for Ask {
+        const TYPE: &'static str = "ask";
+        const VERSION: u32 = 1;
+        const PATTERN: &'static str = "ask.*";
+        const CONTENT_TYPE: &'static str = "text/plain";
+
+        fn topic(&self) -> Result<Topic> {
+            Topic::new("ask.number")
+        }
+
+        fn key(&self) -> Option<String> {
+            None
+        }
+
+        fn encode(&self) -> Result<bytes::Bytes> {
+            Ok(self.0.to_string().into())
+        }
+
+        fn decode(payload: &[u8]) -> Result<Self> {
+            Number::decode(payload).map(|number| Self(number.0))
+        }
+    }
+    impl fabric_core::TypedRequest for Ask {
+        type Reply = Number;
+    }
+
+    let fabric = fabric();
+    let error = fabric.request(Ask(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoResponders);
+    let responder = fabric
+        .responder("twice")
+        .on(async |ask: Typed<Ask>, _| match ask.0 {
+            7 => panic!("unlucky"),
+            8 => Err(HandlerError::permanent("eight is enough")),
+            n => {
+                sleep(SECOND).await;
+                Ok(Number(n * 2))
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let asks = (10..20).map(|n| fabric.request(Ask(n)));
+    let replies = futures_util::future::join_all(asks).await;
+    let replies: Vec<u64> = replies.into_iter().map(|reply| reply.unwrap().0).collect();
+    assert_eq!(replies, (10..20).map(|n| n * 2).collect::<Vec<_>>());
+    assert_eq!(began.elapsed(), SECOND, "ten requests were worked on side by side");
+    for (n, said) in [(7, "unlucky"), (8, "eight is enough")] {
+        let error = fabric.request(Ask(n)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Remote);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let late = fabric.request(Ask(1)).timeout(MILLI * 10).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    responder.drain(SECOND * 5).await.unwrap();
+    assert_eq!(fabric.request(Ask(1)).await.unwrap_err().kind(), ErrorKind::NoResponders);
+}
