@@ -561,6 +561,9 @@ impl Event {
 
     /// The same event as a dead letter: envelope and payload untouched, under the group's topic.
     pub(crate) fn into_dead_letter(mut self, topic: Topic, letter: DeadLetter) -> Self {
+        // Its type stays what it was, also where that was the topic.
+        let event_type = Arc::from(self.event_type());
+        self.extra_mut().event_type.get_or_insert(Text::Shared(event_type));
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self

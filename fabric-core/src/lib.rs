@@ -52,12 +52,10 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
-<<<<<<< HEAD
 #[cfg(feature = "conformance")]
 pub mod conformance;
-=======
+
 pub mod layers;
->>>>>>> main
 
 pub mod header {
     //! Rules and well-known names of headers.

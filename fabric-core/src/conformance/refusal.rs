@@ -29,7 +29,7 @@ use crate::{Error, Result};
 ///
 /// # Cancel safety
 /// Dropping the future leaves at most a subscription that ends with its client.
-pub async fn holds(t: &Trial, ability: Ability) -> Verdict {
+pub(super) async fn holds(t: &Trial, ability: Ability) -> Verdict {
     let error = t.lacks(ability)?;
     named(&error, ability)?;
     let began = tokio::time::Instant::now();
