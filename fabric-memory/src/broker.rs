@@ -537,7 +537,7 @@ impl Broker {
         if last.as_ref() == Some(expected) {
             return Ok(());
         }
-        let actual = last.map_or("none".to_owned(), |last| last.to_string());
+        let actual = last.map_or_else(|| "none".to_owned(), |last| last.to_string());
         Err(Error::new(
             ErrorKind::AlreadyExists,
             format!(
@@ -835,7 +835,7 @@ impl Broker {
                     let stream = self.streams.peek(index);
                     let from = cursor
                         .get(&stream.topic, None)
-                        .map_or(stream.first(), |position| position.offset as u64 + 1);
+                        .map_or_else(|| stream.first(), |position| position.offset as u64 + 1);
                     places.push((index, from));
                 }
             }
@@ -975,7 +975,7 @@ impl Broker {
                 }
             }
             if options.redefine_group {
-                self.redefine(&name, options.patterns.clone(), wakers)?;
+                self.redefine(&name, &options.patterns, wakers)?;
             }
             if self.has_bug(Bug::GroupForgetsPlace)
                 && self.groups[index].as_ref().is_some_and(|state| state.members().count() == 0)
@@ -1169,7 +1169,7 @@ impl Broker {
     pub(crate) fn redefine(
         &mut self,
         name: &Group,
-        patterns: Patterns,
+        patterns: &Patterns,
         wakers: &mut Wakers,
     ) -> Result<()> {
         let index = self.group_index(name)?;
@@ -1179,7 +1179,7 @@ impl Broker {
         for pattern in &old {
             self.patterns.remove(pattern, &Reader::Group(index));
         }
-        for pattern in &patterns {
+        for pattern in patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
         let (were, are) = (self.matching(&old), self.matching(&patterns));
@@ -1322,6 +1322,7 @@ impl Broker {
     }
 
     /// Puts an event for which there is room into a group's inbox.
+    #[expect(clippy::too_many_arguments, reason = "what a delivery to one group consists of")]
     pub(crate) fn send(
         &mut self,
         name: &Group,

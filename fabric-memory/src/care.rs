@@ -21,7 +21,7 @@ impl GroupsBackend for Memory {
 
     async fn redefine(&self, group: &Group, patterns: Patterns) -> Result<()> {
         let client = self.open_client()?;
-        client.instance.at(Now::read(), |broker, wakers| broker.redefine(group, patterns, wakers))
+        client.instance.at(Now::read(), |broker, wakers| broker.redefine(group, &patterns, wakers))
     }
 
     async fn reset(&self, group: &Group, start: Start) -> Result<()> {

@@ -173,7 +173,6 @@ impl Drop for Waiting {
 /// Stores an event if it is its publisher's turn and there is room; else gives it back, and its
 /// publisher is in line.
 #[expect(clippy::too_many_arguments, reason = "one step of a publish, apart from its waiting")]
-#[expect(clippy::result_large_err, reason = "the event goes back to its publisher")]
 pub(crate) fn store_in_turn(
     broker: &mut Broker,
     wakers: &mut Wakers,
@@ -220,7 +219,6 @@ enum Tried {
 
 impl Tried {
     #[inline]
-    #[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
     fn answer(self, batch: Batch) -> Result<Confirms, Batch> {
         match self {
             Self::Stored { topic, incarnation, first, count } => {
@@ -234,7 +232,6 @@ impl Tried {
 
 /// Stores the batch if that takes no waiting; else gives it back untouched.
 #[cfg(test)]
-#[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
 pub(crate) fn try_batch(
     broker: &mut Broker,
     wakers: &mut Wakers,

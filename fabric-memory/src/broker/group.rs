@@ -701,6 +701,7 @@ impl GroupState {
     }
 
     /// Gives `mask` of `chunk` back.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the broker that a nack touches")]
     pub(crate) fn nack(
         &mut self,
         chunk: &Chunk,

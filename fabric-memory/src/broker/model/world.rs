@@ -1237,7 +1237,7 @@ impl World {
         let group = usize::from(group) % GROUPS;
         let patterns = self.patterns[usize::from(patterns) % PATTERNS.len()].clone();
         let (name, copy) = (&self.names[group], patterns.clone());
-        let done = at(&self.stage, |broker, _, wakers| broker.redefine(name, copy, wakers));
+        let done = at(&self.stage, |broker, _, wakers| broker.redefine(name, &copy, wakers));
         self.check_found(group, done.map_err(|error| error.kind()))?;
         self.model.redefine(group, &patterns, &self.exists);
         Ok(())
