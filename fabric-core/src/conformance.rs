@@ -40,9 +40,7 @@ mod trial;
 pub use actors::{Crew, Draft, Publisher, Reader, same_content, same_event};
 pub use check::{Check, Lost, Outcome, Swapped, Where};
 pub use failure::{Failure, Verdict, refused};
-pub use harness::{
-    BrokerCtl, Child, ChildCtl, ChildJob, FaultCtl, Harness, Timing, Tool,
-};
+pub use harness::{BrokerCtl, Child, ChildCtl, ChildJob, FaultCtl, Harness, Timing, Tool};
 pub use history::{History, Op, Record, Stage};
 pub use list::cases;
 pub use run::{Arm, Case, Clock, test};
