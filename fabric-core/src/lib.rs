@@ -54,6 +54,7 @@ pub mod clock {
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+
 pub mod layers;
 
 pub mod header {

@@ -7,8 +7,8 @@ use fabric_core::{Fabric, Result};
 use fabric_memory::{Memory, MemoryConfig};
 
 /// A private instance of memory; every client of one harness is a client of it.
-pub struct MemoryHarness {
-    pub memory: Memory,
+pub(crate) struct MemoryHarness {
+    pub(crate) memory: Memory,
     dedup: Option<Duration>,
 }
 
@@ -16,27 +16,27 @@ pub struct MemoryHarness {
 const MAX_EVENTS: usize = 16_384;
 
 /// The configuration that the suite runs on.
-pub fn config() -> MemoryConfig {
+pub(crate) fn config() -> MemoryConfig {
     MemoryConfig::new().with_max_events(MAX_EVENTS)
 }
 
 /// The window of the variant that recognises duplicates.
-pub const WINDOW: Duration = Duration::from_secs(60);
+pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 
 impl MemoryHarness {
     /// An instance without a deduplication window, as by default.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::over(Memory::new(config()).unwrap(), None)
     }
 
     /// An instance that recognises duplicates.
-    pub fn deduplicating() -> Self {
+    pub(crate) fn deduplicating() -> Self {
         let config = config().with_dedup_window(Some(WINDOW));
         Self::over(Memory::new(config).unwrap(), Some(WINDOW))
     }
 
     /// A given instance.
-    pub fn over(memory: Memory, dedup: Option<Duration>) -> Self {
+    pub(crate) fn over(memory: Memory, dedup: Option<Duration>) -> Self {
         Self { memory, dedup }
     }
 }

@@ -33,7 +33,7 @@ pub async fn a_rejected_event_never_comes_again(t: &Trial) -> Verdict {
     letters.quiet().await
 }
 
-/// A11: after as many nacks as the group allows there is one dead letter with everything on it; the
+/// A11a: after as many nacks as the group allows there is one dead letter with everything on it; the
 /// group gets the event no more, and nothing else is harmed.
 pub async fn an_event_tried_too_often_becomes_one_dead_letter(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("limit"), t.group("g"));

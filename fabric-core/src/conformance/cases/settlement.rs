@@ -98,7 +98,7 @@ pub async fn a_dropped_delivery_comes_again(t: &Trial) -> Verdict {
     reader.quiet_for(2 * t.ack_wait()).await
 }
 
-/// A5: after the lease moved, the former holder is told so, and the event stays with the new one.
+/// A5a: after the lease moved, the former holder is told so, and the event stays with the new one.
 pub async fn a_stale_settlement_is_refused(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("stale"), t.group("g"));
     let mut former = leased(t, t.fabric(), &topic, &group, "former").await?;
@@ -148,7 +148,7 @@ pub async fn a_lost_lease_is_told_to_its_holder(t: &Trial) -> Verdict {
     heir.ack(again).await
 }
 
-/// A6: what was acked before a graceful close never comes again.
+/// A6a: what was acked before a graceful close never comes again.
 pub async fn what_was_acked_never_comes_again(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("acked"), t.group("g"));
     let client = t.another().await?;
@@ -204,7 +204,7 @@ pub async fn a_killed_consumer_loses_nothing(t: &Trial) -> Verdict {
     t.check(&group).nothing_unexpected().map(drop)
 }
 
-/// A8: attempts count from one and grow with every delivery, also when another member gets it.
+/// A8a: attempts count from one and grow with every delivery, also when another member gets it.
 pub async fn attempts_are_counted(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("attempts"), t.group("g"));
     let mut reader = member(t, t.fabric(), &topic, &group, "m0").await?;
