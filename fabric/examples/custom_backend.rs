@@ -1,4 +1,5 @@
 //! The smallest honest backend: a copy for each subscriber and nothing else, and no claim beyond.
+//! The conformance suite runs on it, in `fabric/tests/conformance.rs`.
 //!
 //! ```text
 //! cargo run -p fabric --example custom_backend
@@ -6,7 +7,6 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fabric::{
@@ -14,28 +14,36 @@ use fabric::{
     DynReplay, DynRequestReply, Error, ErrorKind, Event, Health, NoticeKind, NoticeSender, Notices,
     Receipt, Registry, Result, SubscribeOptions, Subscription, Support,
 };
-use futures_util::stream;
-use tokio::sync::broadcast::{self, Sender, error::RecvError};
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::broadcast::{Sender, error::RecvError};
+use tokio::sync::watch;
 
+/// A client of a broker that is a channel.
 #[derive(Debug)]
-struct Loopback {
+pub(crate) struct Loopback {
     info: BackendInfo,
     notices: NoticeSender,
-    /// `None` once it is closed.
-    events: Mutex<Option<Sender<Event>>>,
+    events: Sender<Event>,
+    closed: watch::Sender<bool>,
 }
 
 impl Loopback {
     async fn connect(dsn: Dsn) -> Result<Self> {
         dsn.options().finish()?; // an option that nobody reads is refused
-        let info = BackendInfo::new("loopback", dsn.scheme());
-        let events = Mutex::new(Some(broadcast::channel(1024).0));
-        Ok(Self { info, notices: NoticeSender::new(), events })
+        Ok(Self::new(&Sender::new(1024)))
     }
 
-    fn open(&self) -> Result<Sender<Event>> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.clone().ok_or_else(|| Error::new(ErrorKind::Closed, "the fabric is closed"))
+    pub(crate) fn new(events: &Sender<Event>) -> Self {
+        let info = BackendInfo::new("loopback", "loopback");
+        let (notices, closed) = (NoticeSender::new(), watch::Sender::new(false));
+        Self { info, notices, events: events.clone(), closed }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match *self.closed.borrow() {
+            true => Err(Error::new(ErrorKind::Closed, "this fabric is closed; connect again")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -51,19 +59,22 @@ impl Backend for Loopback {
         self.notices.listen()
     }
     fn try_submit(&self, batch: Batch) -> Result<Confirms, Batch> {
-        let Ok(events) = self.open() else { return Err(batch) };
+        if self.check_open().is_err() {
+            return Err(batch);
+        }
         Ok(batch.confirm(|event| {
-            let _nobody_listens = events.send(event.clone()); // which is no error
+            let _nobody_listens = self.events.send(event.clone()); // which is no error
             Ok(Receipt::ACCEPTED)
         }))
     }
     async fn submit(&self, batch: Batch) -> Result<Confirms> {
-        let closed = |_| Error::new(ErrorKind::Closed, "the fabric is closed");
-        self.try_submit(batch).map_err(closed)
+        self.check_open()?;
+        self.try_submit(batch).map_err(|_| Error::new(ErrorKind::Closed, "it closed just now"))
     }
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription> {
-        let start = (self.open()?.subscribe(), options.patterns);
-        Ok(Subscription::live(stream::unfold(start, |(mut events, patterns)| async {
+        self.check_open()?;
+        let start = (self.events.subscribe(), options.patterns);
+        let events = stream::unfold(start, |(mut events, patterns)| async {
             loop {
                 let item = match events.recv().await {
                     Ok(event) if patterns.matches(event.topic()) => Ok(event),
@@ -73,7 +84,10 @@ impl Backend for Loopback {
                 };
                 return Some((item, (events, patterns)));
             }
-        })))
+        });
+        let mut closed = self.closed.subscribe();
+        let closed = async move { closed.wait_for(|closed| *closed).await.map(drop) };
+        Ok(Subscription::live(events.take_until(Box::pin(closed))))
     }
     fn replay(&self) -> Option<&dyn DynReplay> {
         None
@@ -88,14 +102,15 @@ impl Backend for Loopback {
         None
     }
     async fn health(&self) -> Health {
-        self.open().map_or_else(
-            |error| Health::down(Duration::ZERO, error.message()),
-            |_| Health::up(Duration::ZERO),
-        )
+        match self.check_open() {
+            Ok(()) => Health::up(Duration::ZERO),
+            Err(error) => Health::down(Duration::ZERO, error.message()),
+        }
     }
     async fn close(&self, _nothing_to_wait_for: Duration) -> Result<()> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.notices.send(NoticeKind::Closed);
+        if !self.closed.send_replace(true) {
+            self.notices.send(NoticeKind::Closed);
+        }
         Ok(())
     }
 }
@@ -121,13 +136,13 @@ async fn main() -> Result<()> {
     println!("{error}");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 
-    fabric.close(Duration::ZERO).await?;
-    let mut heard = Vec::new();
-    while let Some(delivery) = greetings.recv().await {
-        heard.push(delivery?.text()?.into_owned());
+    for expected in ["hello", "hallo"] {
+        let greeting = greetings.recv().await.expect("the fabric is open")?;
+        println!("heard: {}", greeting.text()?);
+        assert_eq!(greeting.text()?, expected);
     }
-    println!("heard: {}", heard.join(", "));
-    assert_eq!(heard, ["hello", "hallo"]);
+    fabric.close(Duration::ZERO).await?;
+    assert!(greetings.recv().await.is_none());
     let error = fabric.publish(Event::to("greetings.en")).await.expect_err("it is closed");
     assert_eq!(error.kind(), ErrorKind::Closed);
     Ok(())
