@@ -60,21 +60,6 @@ impl Batch {
         Self::new([])
     }
 
-    /// A batch of one event that still lacks its stamp.
-    #[inline]
-    pub(crate) fn unstamped(event: Event) -> Self {
-        let options = SubmitOptions { deadline: None, expect_last: None, transient: false };
-        Self { events: SmallVec::from_buf([event]), options, now: Now::read() }
-    }
-
-    /// Stamps every event in its place: moving what was just written is slow.
-    #[inline]
-    pub(crate) fn stamp(&mut self, stamp: &Stamp) {
-        for event in &mut self.events {
-            event.stamp(self.now, stamp);
-        }
-    }
-
     pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
         let now = Now::read();
         for event in &mut events {
