@@ -9,11 +9,11 @@ use futures_core::future::BoxFuture;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::Result;
 use crate::event::{Event, Stamp};
 use crate::position::Position;
 use crate::time::Now;
 use crate::topic::Topic;
+use crate::{Error, Result};
 
 /// Events that are handed to a backend together, in order, with what the call asked for.
 ///
@@ -23,8 +23,8 @@ use crate::topic::Topic;
 pub struct Batch {
     /// The events, stamped with id and time.
     pub events: SmallVec<[Event; 1]>,
-    /// What the call asked for.
-    pub options: SubmitOptions,
+    /// What the call asked for; most ask for nothing.
+    pub options: Option<Box<SubmitOptions>>,
     /// The clock, read once for the whole batch.
     pub now: Now,
 }
@@ -60,18 +60,41 @@ impl Batch {
         Self::new([])
     }
 
+    #[inline]
     pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
         let now = Now::read();
         for event in &mut events {
             event.stamp(now, stamp);
         }
-        Self { events, options: SubmitOptions::default(), now }
+        Self { events, options: None, now }
+    }
+
+    /// When the caller stops waiting for room.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.options.as_ref()?.deadline
+    }
+
+    /// The position that the topic's last event must have, else nothing is stored.
+    #[must_use]
+    pub fn expect_last(&self) -> Option<&Position> {
+        self.options.as_ref()?.expect_last.as_ref()
+    }
+
+    /// Whether the events need not survive the broker's death.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.transient)
     }
 
     /// Answers at once, event by event: for backends that know the outcome immediately.
-    #[must_use]
     pub fn confirm(self, outcome: impl FnMut(&Event) -> Result<Receipt>) -> Confirms {
         Confirms::ready(Outcomes::each(self.events.iter().map(outcome)))
+    }
+
+    /// Events of an earlier batch once more, with its options, at the present time.
+    pub(crate) fn again(events: SmallVec<[Event; 1]>, options: Option<Box<SubmitOptions>>) -> Self {
+        Self { events, options, now: Now::read() }
     }
 
     /// Bytes of all payloads and headers, as held in memory.
@@ -178,6 +201,23 @@ impl Outcomes {
         }
     }
 
+    /// The same error for each of `count` events.
+    #[must_use]
+    pub fn failed(count: usize, error: &Error) -> Self {
+        Self::each(std::iter::repeat_n(error, count).map(|error| Err(error.clone())))
+    }
+
+    /// The events that were not confirmed: their places in the batch, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+        let results = match &self.0 {
+            Repr::One(result) => std::slice::from_ref(result),
+            Repr::Run { .. } => &[],
+            Repr::Each(results) => results,
+        };
+        let numbered = results.iter().enumerate();
+        numbered.filter_map(|(index, result)| Some((index, result.as_ref().err()?)))
+    }
+
     /// How many events the batch had.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -224,6 +264,7 @@ impl Outcomes {
     }
 
     /// The only result; for a batch of one.
+    #[inline]
     pub(crate) fn into_one(self) -> Option<Result<Receipt>> {
         match self.0 {
             Repr::One(result) => Some(result),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::dead_letter::DeadLetterOffice;
 use crate::event::Event;
@@ -104,6 +105,21 @@ pub enum Places {
     Each(Box<[Position]>),
 }
 
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It comes again.
+    Nack,
+    /// It is a dead letter.
+    Reject,
+}
+
+/// Who hears of settlements: a layer, with the event as it left that layer.
+pub(crate) type Observer = Arc<dyn Fn(&Event, &DeliveryInfo, Settlement) + Send + Sync>;
+
 /// What the broker says about a delivery, beside the event.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -133,10 +149,48 @@ pub struct Chunk {
     group: Option<Group>,
     settler: Option<Arc<dyn Settler>>,
     closed: AtomicU64,
+    /// Claimed to be given back, and the backend has not taken them back yet.
+    returning: AtomicU64,
     handed: AtomicU32,
     lost: OnceLock<Notify>,
     office: OnceLock<Arc<DeadLetterOffice>>,
     base: Option<Arc<Self>>,
+    observer: Option<Observer>,
+    /// The bits of deliveries that are not handed out here.
+    hidden: u64,
+    watch: Option<Arc<dyn SettleWatch>>,
+}
+
+/// What somebody asks for, as a layer sees it pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked<'a> {
+    Ack,
+    Nack(&'a Nack),
+    /// To the dead letters.
+    Reject,
+}
+
+/// What a layer does about the settlements of deliveries that it handed out.
+pub(crate) trait SettleWatch: Send + Sync + 'static {
+    /// Before they go on: what the layer answers itself, for all of them or some.
+    fn before(&self, chunk: &Chunk, mask: u64, asked: Asked<'_>) -> Option<Answered>;
+
+    /// Once the answer is there.
+    fn after(
+        &self,
+        chunk: &Chunk,
+        mask: u64,
+        asked: Asked<'_>,
+        began: Instant,
+        result: &Result<()>,
+    );
+}
+
+/// Deliveries whose settlement a layer answers itself; it does not reach the broker.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) mask: u64,
+    pub(crate) result: Result<()>,
 }
 
 impl Chunk {
@@ -160,10 +214,14 @@ impl Chunk {
             group: None,
             settler: None,
             closed: AtomicU64::new(0),
+            returning: AtomicU64::new(0),
             handed: AtomicU32::new(0),
             lost: OnceLock::new(),
             office: OnceLock::new(),
             base: None,
+            observer: None,
+            hidden: 0,
+            watch: None,
         }
     }
 
@@ -231,6 +289,36 @@ impl Chunk {
         Self { base: Some(base), ..Self::new(Arc::new(events), 0, len, received) }
     }
 
+    /// Sets who hears of the settlements.
+    pub(crate) fn with_observer(mut self, observer: Option<Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// The same deliveries, of which only those in `shown` are handed out.
+    pub(crate) fn view(base: Arc<Self>, shown: u64) -> Self {
+        let (events, start, len) = (Arc::clone(&base.events), base.start, base.len);
+        let view = Self::new(events, start as usize, len as usize, base.received);
+        Self { hidden: !shown, base: Some(base), ..view }
+    }
+
+    /// Sets what watches settlements.
+    pub(crate) fn with_watch(mut self, watch: Arc<dyn SettleWatch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Those who watch settlements, the outermost first.
+    pub(crate) fn watches(&self) -> impl Iterator<Item = &Arc<dyn SettleWatch>> {
+        let layers = std::iter::successors(Some(self), |chunk| chunk.base.as_deref());
+        layers.filter_map(|chunk| chunk.watch.as_ref())
+    }
+
+    /// Whether the delivery at `index` is handed out elsewhere, if at all.
+    pub(crate) fn is_hidden(&self, index: usize) -> bool {
+        self.hidden & 1 << index != 0 || self.base.as_ref().is_some_and(|b| b.is_hidden(index))
+    }
+
     /// How many deliveries it has.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a chunk is never empty")]
@@ -260,6 +348,25 @@ impl Chunk {
     #[must_use]
     pub fn closed(&self) -> u64 {
         self.base().closed.load(Ordering::SeqCst)
+    }
+
+    /// The bits that are settled or lost for good. Those that a nack has claimed are not, before
+    /// the backend has said that it [took them back](Self::returned).
+    ///
+    /// For a backend that looks at the bits on its own: between a nack's claim and its call of
+    /// [`Settler::nack`] the event must not pass for settled.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        let base = self.base();
+        // Bits are returning before they are closed.
+        let closed = base.closed.load(Ordering::SeqCst);
+        closed & !base.returning.load(Ordering::SeqCst)
+    }
+
+    /// Says that the backend took the nacked deliveries in `mask` back: they are settled as far as
+    /// this chunk goes.
+    pub fn returned(&self, mask: u64) {
+        self.base().returning.fetch_and(!mask, Ordering::SeqCst);
     }
 
     /// How many of the first deliveries were handed to the user.
@@ -335,7 +442,8 @@ impl Chunk {
     }
 
     pub(crate) fn hand_out(&self, count: u32) {
-        self.base().handed.store(count, Ordering::Release);
+        // Views of one chunk may be handed out in any order.
+        self.base().handed.fetch_max(count, Ordering::AcqRel);
     }
 
     pub(crate) fn has_settler(&self) -> bool {
@@ -358,6 +466,14 @@ impl Chunk {
         (mask & !before, before | mask == base.full_mask())
     }
 
+    /// As [`claim`](Self::claim), to give the deliveries back.
+    pub(crate) fn claim_to_return(&self, mask: u64) -> (u64, bool) {
+        self.base().returning.fetch_or(mask, Ordering::SeqCst);
+        let (open, complete) = self.claim(mask);
+        self.returned(mask & !open);
+        (open, complete)
+    }
+
     /// Settles deliveries that nobody may see any more. What cannot be settled comes again, and is
     /// expired then too.
     pub(crate) fn expire(self: &Arc<Self>, mask: u64) -> Option<BoxFuture<'static, Result<()>>> {
@@ -371,9 +487,25 @@ impl Chunk {
         }
     }
 
+    /// Tells every layer what became of the deliveries in `mask`, the innermost first.
+    pub(crate) fn observe(&self, mask: u64, settlement: Settlement) {
+        if let Some(base) = &self.base {
+            base.observe(mask, settlement);
+        }
+        if let Some(observer) = &self.observer {
+            for (n, event) in self.events().iter().enumerate() {
+                if mask & 1 << n != 0 {
+                    observer(event, &self.info(n), settlement);
+                }
+            }
+        }
+    }
+
     /// Gives a claim back after a settlement failed.
     pub(crate) fn unclaim(&self, mask: u64) {
-        self.base().closed.fetch_and(!mask, Ordering::AcqRel);
+        let base = self.base();
+        base.closed.fetch_and(!mask, Ordering::SeqCst);
+        base.returning.fetch_and(!mask, Ordering::SeqCst);
     }
 
     pub(crate) fn settle_with(

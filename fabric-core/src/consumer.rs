@@ -3,6 +3,7 @@
 //! A consumer owns its tasks: one for each concurrent handler and one that watches over them. They
 //! end with [`Consumer::drain`], [`Consumer::stop`] or when the [`Consumer`] is dropped.
 
+mod batch;
 mod dedup;
 mod gate;
 mod handler;
@@ -22,6 +23,7 @@ use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use batch::{Gather, IntoVerdicts, Verdict};
 pub use dedup::{Claim, DedupStore, MemoryDedup};
 pub use gate::KillSwitch;
 pub use handler::{Context, HandlerError, HandlerResult, IntoOutputs, Outputs};
@@ -29,6 +31,7 @@ pub use responder::{Responder, ResponderService};
 pub use retry::Retry;
 pub use status::{ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus};
 
+use self::batch::{BatchRoute, TypedBatch};
 use self::dedup::{Dedup, KeyOf};
 use self::gate::{Rate, Switch};
 use self::handler::{EventHandler, Handle, Shared, TypedHandler};
@@ -85,6 +88,7 @@ impl Fabric {
             group: Group::new(name),
             state: (),
             routes: Vec::new(),
+            batch: None,
             fallback: None,
             patterns: None,
             options: Options::default(),
@@ -100,6 +104,7 @@ pub struct ConsumerBuilder<S = ()> {
     group: Result<Group>,
     state: S,
     routes: Vec<Route<S>>,
+    batch: Option<(Pattern, BatchRoute<S>)>,
     fallback: Option<Arc<dyn Handle<S>>>,
     patterns: Option<Patterns>,
     options: Options,
@@ -147,7 +152,7 @@ impl Default for Options {
 impl ConsumerBuilder<()> {
     /// Gives all handlers `state` to share. Comes before the handlers.
     pub fn state<S: Send + Sync + 'static>(self, state: S) -> ConsumerBuilder<S> {
-        let misplaced = !self.routes.is_empty() || self.fallback.is_some();
+        let misplaced = !self.routes.is_empty() || self.fallback.is_some() || self.batch.is_some();
         let late = || {
             Error::new(
                 ErrorKind::Config,
@@ -159,6 +164,7 @@ impl ConsumerBuilder<()> {
             group: self.group,
             state,
             routes: Vec::new(),
+            batch: None,
             fallback: None,
             patterns: self.patterns,
             options: self.options,
@@ -198,6 +204,30 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
             Ok(pattern) => {
                 let handler = Arc::new(EventHandler(handler));
                 self.routes.push(Route { pattern, event_type: None, handler });
+            }
+            Err(error) => self.refuse(error),
+        }
+        self
+    }
+
+    /// Handles events of type `T` several at a time. Such a consumer has this one handler.
+    ///
+    /// The handler returns `Ok(())` where all are done, or a [`Verdict`] for each; its error fails
+    /// all of them. Events that cannot be read go to the dead letters and not to the handler.
+    pub fn on_batch<T, F, Fut, V>(mut self, gather: Gather, handler: F) -> Self
+    where
+        T: TypedEvent,
+        F: FnOnce(Vec<Typed<T>>, Context<S>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult<V>> + Send + 'static,
+        V: IntoVerdicts,
+    {
+        if self.batch.is_some() {
+            self.refuse(Error::new(ErrorKind::Config, "a consumer has one batch handler"));
+        }
+        match Pattern::new(T::PATTERN).and_then(|pattern| gather.validate().map(|()| pattern)) {
+            Ok(pattern) => {
+                let handler = Arc::new(TypedBatch::new(handler));
+                self.batch = Some((pattern, BatchRoute { gather, event_type: T::TYPE, handler }));
             }
             Err(error) => self.refuse(error),
         }
@@ -330,7 +360,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
     /// # Cancel safety
     /// The group may have been made; nothing runs.
     pub async fn start(self) -> Result<Consumer> {
-        let Self { fabric, group, state, routes, fallback, patterns, options, error } = self;
+        let Self { fabric, group, state, routes, batch, fallback, patterns, options, error } = self;
         let describe =
             |error: Error| error.with_operation("start_consumer").with_backend(&fabric.info().name);
         if let Some(error) = error {
@@ -339,9 +369,24 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         let group = group.map_err(describe)?;
         let describe = |error: Error| describe(error).with("group", &group);
         options.validate(&fabric).map_err(describe)?;
+        let alone =
+            routes.is_empty() && fallback.is_none() && !options.ordered && options.dedup.is_none();
+        if batch.is_some() && !alone {
+            return Err(describe(Error::new(
+                ErrorKind::Config,
+                "`on_batch` goes with no other handler, nor with `ordered_by_key` or `dedup`",
+            )));
+        }
         let patterns = match patterns {
             Some(patterns) => patterns,
-            None => Patterns::new(routes.iter().map(|route| route.pattern.clone())).map_err(|_| {
+            None => Patterns::new(
+                routes
+                    .iter()
+                    .map(|route| &route.pattern)
+                    .chain(batch.as_ref().map(|(pattern, _)| pattern))
+                    .cloned(),
+            )
+            .map_err(|_| {
                 describe(Error::new(
                     ErrorKind::Config,
                     "a consumer has at least one handler; one with `otherwise` alone names its patterns by `subscribe`",
@@ -365,6 +410,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         let ack_wait = subscription.definition().map_or(DEFAULT_ACK_WAIT, |stored| stored.ack_wait);
         let plan = Plan {
             routes,
+            batch: batch.map(|(_, route)| route),
             fallback,
             unmatched: options.unmatched,
             retry: options.retry,

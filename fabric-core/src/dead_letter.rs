@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::SharedBackend;
 use crate::batch::Batch;
+use crate::capabilities::{Ability, Capabilities};
 use crate::chunk::DeliveryInfo;
 use crate::event::Event;
 use crate::group::Group;
 use crate::notice::{NoticeKind, NoticeSender};
 use crate::position::Position;
 use crate::stats::Stats;
+use crate::text::clipped;
 use crate::time::Timestamp;
 use crate::topic::Topic;
 use crate::{Error, ErrorKind, Result};
@@ -110,6 +112,7 @@ pub(crate) struct DeadLetterOffice {
     group: Group,
     topic: Topic,
     max_deliver: Option<u32>,
+    capabilities: Capabilities,
     notices: NoticeSender,
     stats: Arc<Stats>,
 }
@@ -123,7 +126,20 @@ impl DeadLetterOffice {
         stats: Arc<Stats>,
     ) -> Self {
         let topic = Topic::dead_letters(group);
-        Self { backend, group: group.clone(), topic, max_deliver, notices, stats }
+        let capabilities = backend.capabilities();
+        let max_deliver = max_deliver.filter(|_| capabilities.can(Ability::DeadLetters));
+        let group = group.clone();
+        Self { backend, group, topic, max_deliver, capabilities, notices, stats }
+    }
+
+    /// Refuses a settlement that this stack cannot do.
+    pub(crate) fn demand(&self, ability: Ability) -> Result<()> {
+        self.capabilities.demand(ability, &self.backend.info().name)
+    }
+
+    /// Whether it keeps dead letters.
+    pub(crate) fn keeps_letters(&self) -> bool {
+        self.capabilities.can(Ability::DeadLetters)
     }
 
     /// Whether a delivery with this attempt number is one too many.
@@ -155,8 +171,7 @@ impl DeadLetterOffice {
         let original = event.topic().clone();
         // A letter that was redriven and failed again keeps its history.
         let redriven = event.dead_letter().map_or(0, |letter| letter.redriven);
-        let mut error = error;
-        error.truncate(error.floor_char_boundary(MAX_ERROR_LEN));
+        let error = clipped(&error, MAX_ERROR_LEN).to_owned();
         let letter = DeadLetter {
             group: self.group.clone(),
             reason,

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::capabilities::Ability;
+use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
@@ -140,6 +142,9 @@ impl Delivery {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
         }
+        if let Some(office) = self.chunk.office() {
+            office.demand(Ability::Extend)?;
+        }
         self.lease().extend().await
     }
 
@@ -172,6 +177,12 @@ impl Deref for Delivery {
     type Target = Event;
 
     fn deref(&self) -> &Event {
+        self.event()
+    }
+}
+
+impl AsRef<Event> for Delivery {
+    fn as_ref(&self) -> &Event {
         self.event()
     }
 }
@@ -424,6 +435,7 @@ impl<D> From<SettleError<D>> for Error {
     }
 }
 
+#[derive(Clone)]
 enum Verdict {
     Ack,
     Nack(Nack),
@@ -437,6 +449,26 @@ impl Verdict {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
             Self::Reject(_) | Self::Bury(..) => "reject",
+        }
+    }
+
+    const fn asked(&self) -> Asked<'_> {
+        match self {
+            Self::Ack => Asked::Ack,
+            Self::Nack(nack) => Asked::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Asked::Reject,
+        }
+    }
+
+    /// Refuses what the stack cannot do, before anything is claimed.
+    fn check(&self, office: &DeadLetterOffice) -> Result<()> {
+        match self {
+            Self::Ack => Ok(()),
+            Self::Nack(nack) => {
+                office.demand(Ability::Nack)?;
+                nack.delay.map_or(Ok(()), |_| office.demand(Ability::NackDelay))
+            }
+            Self::Reject(_) | Self::Bury(..) => office.demand(Ability::DeadLetters),
         }
     }
 }
@@ -565,14 +597,7 @@ impl DeliveryBatch {
                 let masks: Vec<u64> =
                     if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
                 for mask in masks {
-                    let verdict = match &verdict {
-                        Verdict::Ack => Verdict::Ack,
-                        Verdict::Nack(nack) => Verdict::Nack(nack.clone()),
-                        Verdict::Reject(reason) => Verdict::Reject(reason.clone()),
-                        Verdict::Bury(reason, error, n) => {
-                            Verdict::Bury(*reason, error.clone(), *n)
-                        }
-                    };
+                    let verdict = verdict.clone();
                     let result = match settle_part(&part.chunk, mask, verdict) {
                         PartProgress::Done(result) => result,
                         PartProgress::Pending(pending) => pending.await,
@@ -595,6 +620,47 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    if chunk.watches().next().is_some() && chunk.has_settler() {
+        return settle_watched(chunk, mask, verdict);
+    }
+    settle_unwatched(chunk, mask, verdict)
+}
+
+/// As `settle_part`, past the layers that watch, the outermost first.
+fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    let began = Instant::now();
+    let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
+    for watch in chunk.watches() {
+        passed += 1;
+        if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
+            left &= !answer.mask;
+            answered = answered.and(answer.result);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    let settled = match left {
+        0 => PartProgress::Done(Ok(())),
+        left => settle_unwatched(chunk, left, verdict.clone()),
+    };
+    let watched = Arc::clone(chunk);
+    let tell = move |result: Result<()>| {
+        let result = answered.and(result);
+        for watch in watched.watches().take(passed) {
+            watch.after(&watched, mask, verdict.asked(), began, &result);
+        }
+        result
+    };
+    match settled {
+        PartProgress::Done(result) => PartProgress::Done(tell(result)),
+        PartProgress::Pending(pending) => {
+            PartProgress::Pending(Box::pin(async move { tell(pending.await) }))
+        }
+    }
+}
+
+fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
     let operation = verdict.operation();
     if !chunk.has_settler() {
         return PartProgress::Done(match verdict {
@@ -603,8 +669,13 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
             Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
         });
     }
+    if let Some(office) = chunk.office()
+        && let Err(error) = verdict.check(office)
+    {
+        return PartProgress::Done(Err(error.with_operation(operation)));
+    }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -615,7 +686,7 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -644,9 +715,13 @@ fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress 
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
+    settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = chunk.claim(mask);
+    let (open, complete) = match settlement {
+        Settlement::Nack => chunk.claim_to_return(mask),
+        _ => chunk.claim(mask),
+    };
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -656,7 +731,10 @@ fn claimed(
     }
     let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
     match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Ok(())) => {
+            chunk.observe(open, settlement);
+            Settled::Done(answer(Ok(())))
+        }
         Settled::Done(Err(error)) => {
             chunk.unclaim(open);
             Settled::Done(Err(error))
@@ -665,8 +743,9 @@ fn claimed(
             let chunk = Arc::clone(chunk);
             Settled::Pending(Box::pin(async move {
                 let result = pending.await;
-                if result.is_err() {
-                    chunk.unclaim(open);
+                match &result {
+                    Ok(()) => chunk.observe(open, settlement),
+                    Err(_) => chunk.unclaim(open),
                 }
                 answer(result)
             }))
@@ -706,7 +785,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

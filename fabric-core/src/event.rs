@@ -1,15 +1,19 @@
 //! The event: an envelope and its payload.
 
 mod builder;
+mod extensions;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use builder::{EventBuilder, IntoEvent};
+use builder::{check_field, check_ttl};
+pub(crate) use extensions::Extensions;
 
 use crate::dead_letter::DeadLetter;
 use crate::headers::{Headers, names};
@@ -47,6 +51,14 @@ impl Priority {
             Self::High => "high",
             Self::Critical => "critical",
         }
+    }
+
+    /// The priority of this word on the wire.
+    #[cfg(feature = "json")]
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        [Self::Low, Self::Normal, Self::High, Self::Critical]
+            .into_iter()
+            .find(|priority| priority.as_str() == word)
     }
 }
 
@@ -129,7 +141,7 @@ pub struct Event {
 #[derive(Clone)]
 struct Extra {
     source: Option<Arc<str>>,
-    event_type: Option<Arc<str>>,
+    event_type: Option<Text>,
     version: u32,
     correlation_id: Option<EventId>,
     causation_id: Option<EventId>,
@@ -138,9 +150,34 @@ struct Extra {
     ttl: Option<Duration>,
     due: Option<Due>,
     key: Option<Arc<str>>,
-    content_type: Option<Arc<str>>,
+    content_type: Option<Text>,
     headers: Headers,
+    extensions: Extensions,
     dead_letter: Option<Arc<DeadLetter>>,
+}
+
+/// A field that a type may have given to all its events.
+#[derive(Clone)]
+enum Text {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Static(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl From<Arc<str>> for Text {
+    fn from(text: Arc<str>) -> Self {
+        Self::Shared(text)
+    }
 }
 
 impl Extra {
@@ -157,6 +194,7 @@ impl Extra {
         key: None,
         content_type: None,
         headers: Headers::new(),
+        extensions: Extensions::new(),
         dead_letter: None,
     };
 }
@@ -203,28 +241,40 @@ impl Event {
         EventBuilder::new(event.into_event())
     }
 
-    /// An event of a typed value: topic, type, version, key and content type are the type's.
+    /// An event of a typed value: topic, type, version, key, content type, priority and time to
+    /// live are the type's.
     ///
     /// # Errors
-    /// As [`TypedEvent::topic`].
+    /// As [`TypedEvent::topic`]; `InvalidEvent` for a key or a time to live that
+    /// [`EventBuilder`] would refuse too.
     pub fn typed<T: TypedEvent>(value: Arc<T>) -> Result<Self> {
         let topic = value.topic()?;
         let key = value.key();
+        let (priority, ttl) = (value.priority(), value.ttl());
         let mut event = Self::bare(topic, Payload::value(value));
-        let plain = key.is_none()
+        let named = T::TYPE != event.topic.as_str();
+        let typed = T::CONTENT_TYPE != DEFAULT_CONTENT_TYPE;
+        let plain = !named
+            && !typed
             && T::VERSION == 1
-            && T::TYPE == event.topic.as_str()
-            && T::CONTENT_TYPE == DEFAULT_CONTENT_TYPE;
-        if !plain {
-            let shared = T::TYPE == event.topic.as_str();
-            let extra = event.extra_mut();
-            extra.key = key.map(Arc::from);
-            extra.version = T::VERSION;
-            if !shared {
-                extra.event_type = Some(T::TYPE.into());
-            }
-            extra.content_type = Some(T::CONTENT_TYPE.into());
+            && key.is_none()
+            && priority == Priority::Normal
+            && ttl.is_none();
+        if plain {
+            return Ok(event);
         }
+        let context = |error: Error| error.with("type", T::TYPE).with("topic", &event.topic);
+        key.iter().try_for_each(|key| check_field("key", key)).map_err(context)?;
+        ttl.map_or(Ok(()), check_ttl).map_err(context)?;
+        event.extra = Some(Arc::new(Extra {
+            event_type: named.then_some(Text::Static(T::TYPE)),
+            content_type: typed.then_some(Text::Static(T::CONTENT_TYPE)),
+            version: T::VERSION,
+            key: key.map(Arc::from),
+            priority,
+            ttl,
+            ..Extra::NONE
+        }));
         Ok(event)
     }
 
@@ -305,10 +355,12 @@ impl Event {
         self.extra().ttl
     }
 
-    /// The moment after which it is not delivered any more.
+    /// The moment after which it is not delivered any more. A dead letter is kept until somebody
+    /// looks after it, however late that is.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.extra.as_ref()?.ttl.map(|ttl| self.time.saturating_add(ttl))
+        let ttl = self.extra.as_ref()?.ttl?;
+        (!self.is_kept_letter()).then(|| self.time.saturating_add(ttl))
     }
 
     /// The moment before which it is not delivered; set once it is published.
@@ -342,6 +394,17 @@ impl Event {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().get(name)
+    }
+
+    /// The CloudEvents extensions that no field stands for, in the order of their names.
+    pub fn extensions(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.extra().extensions.iter()
+    }
+
+    /// The value of one CloudEvents extension that no field stands for.
+    #[must_use]
+    pub fn extension(&self, name: &str) -> Option<&str> {
+        self.extra().extensions.get(name)
     }
 
     /// Why and when it became a dead letter, if it is one.
@@ -434,6 +497,22 @@ impl Event {
         self.extra_mut().headers.remove(name)
     }
 
+    /// Sets one CloudEvents extension.
+    ///
+    /// # Errors
+    /// `InvalidEvent` unless the name has 1 to 20 lower-case letters and digits, is no field of the
+    /// event and does not begin with `fabric`, or for a value with a control character; `TooLarge`
+    /// beyond 64 KiB together. The event is then unchanged.
+    pub fn set_extension(&mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Result<()> {
+        self.extra_mut().extensions.insert(name.as_ref(), value.as_ref())
+    }
+
+    /// Takes one CloudEvents extension out.
+    pub fn remove_extension(&mut self, name: &str) -> Option<String> {
+        self.extension(name)?;
+        self.extra_mut().extensions.remove(name)
+    }
+
     /// Replaces the payload.
     pub fn set_payload(&mut self, payload: impl Into<Payload>) {
         self.payload = payload.into();
@@ -441,7 +520,7 @@ impl Event {
 
     /// Replaces the media type.
     pub fn set_content_type(&mut self, content_type: &str) {
-        self.extra_mut().content_type = Some(content_type.into());
+        self.extra_mut().content_type = Some(Text::Shared(content_type.into()));
     }
 
     /// Replaces the trace context.
@@ -465,6 +544,7 @@ impl Event {
         let rare = self.extra.as_ref().map_or(0, |extra| {
             size_of::<Extra>()
                 + extra.headers.size()
+                + extra.extensions.size()
                 + extra.key.as_ref().map_or(0, |key| key.len())
                 + extra.dead_letter.as_ref().map_or(0, |letter| letter.size())
         });
@@ -481,9 +561,19 @@ impl Event {
 
     /// The same event as a dead letter: envelope and payload untouched, under the group's topic.
     pub(crate) fn into_dead_letter(mut self, topic: Topic, letter: DeadLetter) -> Self {
+        // The type is the topic unless given: it stays what it was.
+        if self.extra().event_type.is_none() {
+            let event_type = Text::Shared(Arc::from(self.topic.as_str()));
+            self.extra_mut().event_type = Some(event_type);
+        }
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self
+    }
+
+    /// Whether it is a dead letter where dead letters are kept, and not one on its way back.
+    pub(crate) fn is_kept_letter(&self) -> bool {
+        self.dead_letter().is_some() && self.topic.is_reserved()
     }
 
     /// A dead letter as it goes back to its group: under its own topic, once more redriven.
@@ -538,6 +628,45 @@ impl Event {
         }
     }
 
+    /// Bytes of what travels as headers: names and values of headers and extensions.
+    pub(crate) fn headers_size(&self) -> usize {
+        self.extra().headers.size() + self.extra().extensions.size()
+    }
+
+    /// Whether it has an id and a time.
+    #[cfg(feature = "json")]
+    pub(crate) fn is_stamped(&self) -> bool {
+        !self.id.is_unset() && self.time != Timestamp::MIN
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn has_default_content_type(&self) -> bool {
+        self.content_type() == DEFAULT_CONTENT_TYPE
+    }
+
+    #[cfg(feature = "json")]
+    pub(crate) fn due(&self) -> Option<Due> {
+        self.extra().due
+    }
+
+    /// The same with what was read beside the fields.
+    #[cfg(feature = "json")]
+    pub(crate) fn with_read(
+        mut self,
+        payload: bytes::Bytes,
+        extensions: Extensions,
+        letter: Option<DeadLetter>,
+    ) -> Self {
+        self.payload = payload.into();
+        if extensions.size() > 0 {
+            self.extra_mut().extensions = extensions;
+        }
+        if let Some(letter) = letter {
+            self.extra_mut().dead_letter = Some(Arc::new(letter));
+        }
+        self
+    }
+
     /// Whether any rare field is set, so that options need a look.
     pub(crate) fn is_plain(&self) -> bool {
         self.extra.is_none()
@@ -553,6 +682,12 @@ impl Event {
 
     fn extra_mut(&mut self) -> &mut Extra {
         Arc::make_mut(self.extra.get_or_insert_with(|| Arc::new(Extra::NONE)))
+    }
+}
+
+impl AsRef<Self> for Event {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -6,6 +6,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::text::clipped;
 use crate::{Error, ErrorKind, Result};
 
 /// The longest header name in bytes.
@@ -123,7 +124,7 @@ impl Headers {
 
 fn check_name(name: &str) -> Result<()> {
     let refuse = |rule: String| {
-        let shown = &name[..name.floor_char_boundary(80)];
+        let shown = clipped(name, 80);
         Error::new(ErrorKind::InvalidEvent, format!("the header name {shown:?} {rule}"))
     };
     if name.is_empty() {
@@ -160,7 +161,7 @@ pub fn is_reserved(name: &str) -> bool {
     let starts = |prefix: &&str| {
         name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
-    RESERVED_PREFIXES.iter().any(|prefix| starts(prefix))
+    RESERVED_PREFIXES.iter().any(starts)
         || RESERVED_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 

@@ -52,7 +52,7 @@ impl Health {
 
     /// Adds one figure.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl std::fmt::Display) -> Self {
         self.details.insert(name, value.to_string());
         self
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::text::clipped;
 use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// The longest id in bytes: what fits a RabbitMQ short string.
@@ -48,7 +49,7 @@ impl EventId {
                 ErrorKind::InvalidEvent,
                 format!("the event id has {} bytes, {MAX_ID_LEN} are allowed", text.len()),
             )
-            .with("id", &text[..text.floor_char_boundary(64)]));
+            .with("id", clipped(text, 64)));
         }
         if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_control()) {
             return Err(Error::new(

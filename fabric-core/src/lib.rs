@@ -7,11 +7,16 @@ mod backend;
 mod batch;
 mod capabilities;
 mod chunk;
+#[cfg(feature = "json")]
+pub mod cloudevents;
+pub mod codec;
 #[cfg(feature = "config")]
 mod config;
 mod consumer;
 mod dead_letter;
 mod delivery;
+#[cfg(feature = "derive")]
+mod derived;
 mod dsn;
 mod error;
 mod event;
@@ -21,6 +26,8 @@ mod headers;
 mod health;
 mod id;
 mod info;
+#[cfg(feature = "json")]
+pub mod jsonl;
 mod layer;
 mod name;
 mod notice;
@@ -34,6 +41,7 @@ mod request;
 mod secret;
 mod stats;
 mod subscription;
+mod text;
 mod time;
 mod topic;
 mod trie;
@@ -44,9 +52,34 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub mod layers;
+
 pub mod header {
     //! Rules and well-known names of headers.
     pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};
+}
+
+#[cfg(feature = "derive")]
+#[doc(hidden)]
+pub mod __private {
+    //! What the code that `#[derive(Event)]` writes calls; no part of the contract.
+    pub use std::sync::OnceLock;
+    pub use std::time::Duration;
+
+    pub use bytes::Bytes;
+
+    #[cfg(feature = "cbor")]
+    pub use crate::codec::Cbor;
+    pub use crate::codec::Codec;
+    #[cfg(feature = "json")]
+    pub use crate::codec::Json;
+    #[cfg(feature = "msgpack")]
+    pub use crate::codec::MessagePack;
+    pub use crate::derived::{Held, HeldBytes, HeldElsewhere, Part, fixed_topic, raw, topic};
+    pub use crate::{Priority, Result, Topic, TypedEvent, TypedRequest};
 }
 
 pub use backend::{
@@ -55,13 +88,14 @@ pub use backend::{
 };
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
-pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlement, Settler};
+pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
 pub use consumer::{
     Claim, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus,
-    Context, DedupStore, HandlerError, HandlerResult, IntoOutputs, KillSwitch, MemoryDedup,
-    Outputs, Responder, ResponderService, Retry, Unmatched,
+    Context, DedupStore, Gather, HandlerError, HandlerResult, IntoOutputs, IntoVerdicts,
+    KillSwitch, MemoryDedup, Outputs, Responder, ResponderService, Retry, Unmatched, Verdict,
 };
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
@@ -74,6 +108,8 @@ pub use fabric::{
     Admin, AskFor, Confirm, DEFAULT_IN_FLIGHT, DeadLetters, Fabric, Groups, Publish, PublishAll,
     Redrive, ReplayRequest, ResponderBuilder, SCOPE_DEADLINE, Submit, Subscribe,
 };
+#[cfg(feature = "derive")]
+pub use fabric_derive::Event;
 pub use group::Group;
 pub use headers::Headers;
 pub use health::{Health, HealthStatus};

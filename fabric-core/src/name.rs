@@ -103,12 +103,17 @@ impl Rules {
     }
 
     fn refuse(&self, name: &str, why: std::fmt::Arguments<'_>) -> Error {
-        let noun = self.noun;
-        let end = (0..=SHOWN_BYTES.min(name.len())).rfind(|at| name.is_char_boundary(*at));
-        let shown = &name[..end.unwrap_or(0)];
-        let more = if shown.len() < name.len() { "…" } else { "" };
-        Error::new(ErrorKind::InvalidTopic, format!("the {noun} {shown:?}{more} {why}"))
+        let (noun, name) = (self.noun, shown(name));
+        Error::new(ErrorKind::InvalidTopic, format!("the {noun} {name} {why}"))
     }
+}
+
+/// `name` as an error repeats it: in quotes, and not all of a huge one.
+pub(crate) fn shown(name: &str) -> String {
+    let end = (0..=SHOWN_BYTES.min(name.len())).rfind(|at| name.is_char_boundary(*at));
+    let start = &name[..end.unwrap_or(0)];
+    let more = if start.len() < name.len() { "…" } else { "" };
+    format!("{start:?}{more}")
 }
 
 /// A level that breaks a rule, and where it stands.
@@ -174,7 +179,8 @@ fn is_wildcard(level: &str, last: bool) -> bool {
     matches!(level, "*" | "#") || (last && level == ">")
 }
 
-fn is_word_char(c: char) -> bool {
+/// Whether a level may hold `c`.
+pub(crate) fn is_word_char(c: char) -> bool {
     u8::try_from(c).is_ok_and(|byte| WORD_BYTES[usize::from(byte)])
 }
 

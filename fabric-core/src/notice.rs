@@ -62,6 +62,13 @@ pub enum NoticeKind {
         /// Why.
         error: Error,
     },
+    /// A circuit breaker opened: publishes fail at once until a probe succeeds.
+    CircuitOpened {
+        /// The failure that opened it.
+        error: Error,
+    },
+    /// A circuit breaker closed: publishes go through again.
+    CircuitClosed,
     /// Nothing more will come.
     Closed,
     /// This listener read too slowly and lost notices.

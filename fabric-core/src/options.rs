@@ -172,7 +172,7 @@ impl GroupDefinition {
             return Err(mismatch("ack_wait", stored, format!("{asked:?}"), leave_out));
         }
         if let Some(asked) = options.max_deliver.filter(|asked| Some(*asked) != self.max_deliver) {
-            let stored = self.max_deliver.map_or("no limit".to_owned(), |n| n.to_string());
+            let stored = self.max_deliver.map_or_else(|| "no limit".to_owned(), |n| n.to_string());
             return Err(mismatch("max_deliver", stored, asked.to_string(), leave_out));
         }
         if let Some(asked) = options.start.as_ref().filter(|asked| **asked != self.start) {

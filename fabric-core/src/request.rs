@@ -52,6 +52,12 @@ impl Request {
         Self { event, replier: Box::new(replier) }
     }
 
+    /// The request and what answers it, for layers.
+    #[must_use]
+    pub fn into_parts(self) -> (Event, Box<dyn Replier>) {
+        (self.event, self.replier)
+    }
+
     /// The request itself.
     #[must_use]
     pub fn event(&self) -> &Event {
@@ -155,13 +161,13 @@ pub trait IntoRequest {
 }
 
 impl IntoRequest for Event {
-    type Reply = Event;
+    type Reply = Self;
 
-    fn into_request(self) -> Result<Event> {
+    fn into_request(self) -> Result<Self> {
         Ok(self)
     }
 
-    fn read_reply(reply: Event) -> Result<Event> {
+    fn read_reply(reply: Self) -> Result<Self> {
         Ok(reply)
     }
 }

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
-use crate::chunk::{Chunk, DeliveryInfo, Settler};
+use crate::chunk::{Chunk, DeliveryInfo, Observer, Settlement, Settler};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::delivery::{Delivery, DeliveryBatch, bury_now};
 use crate::event::Event;
@@ -120,8 +120,30 @@ impl Subscription {
         change: impl Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
     ) -> Self {
         if let Some(inner) = self.source.take() {
-            self.source = Some(Box::new(MapSource { inner, change }));
+            self.source = Some(Box::new(MapSource { inner, change, settled: None }));
         }
+        self
+    }
+
+    /// As [`map_events`](Self::map_events), and calls `settled` once for each event that was
+    /// settled, with the event as `change` left it.
+    #[must_use]
+    pub fn map_events_observed(
+        mut self,
+        change: impl Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
+        settled: impl Fn(&Event, &DeliveryInfo, Settlement) + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(inner) = self.source.take() {
+            let settled: Option<Observer> = Some(Arc::new(settled));
+            self.source = Some(Box::new(MapSource { inner, change, settled }));
+        }
+        self
+    }
+
+    /// The same subscription over a source that wraps its own, for layers.
+    #[must_use]
+    pub fn map_source<S: Source>(mut self, wrap: impl FnOnce(Box<dyn Source>) -> S) -> Self {
+        self.source = self.source.take().map(|inner| Box::new(wrap(inner)) as Box<dyn Source>);
         self
     }
 
@@ -285,7 +307,7 @@ impl Subscription {
     }
 
     /// The next open place in a chunk.
-    fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Arc<Chunk>, u32)>>> {
+    fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Place>>> {
         loop {
             if let Some(chunk) = &self.current {
                 let index = self.next;
@@ -342,6 +364,9 @@ impl Subscription {
     fn admit(&mut self, chunk: &Arc<Chunk>, index: u32) -> Admitted {
         let mask = 1 << index;
         let n = index as usize;
+        if chunk.is_hidden(n) {
+            return Admitted::Taken;
+        }
         // It may have expired while it waited here.
         if chunk.events()[n].expires_at().is_some_and(|at| Timestamp::now() >= at) {
             self.burials.extend(chunk.expire(mask));
@@ -361,7 +386,7 @@ impl Subscription {
         {
             stats.add_redeliveries(1);
         }
-        let Some(office) = &self.office else {
+        let Some(office) = self.office.as_ref().filter(|office| office.keeps_letters()) else {
             return chunk
                 .fault(n)
                 .map_or(Admitted::HandOut, |fault| Admitted::Fault(fault.clone()));
@@ -381,6 +406,9 @@ impl Subscription {
         Admitted::Taken
     }
 }
+
+/// One delivery of a chunk.
+type Place = (Arc<Chunk>, u32);
 
 enum Admitted {
     HandOut,
@@ -440,6 +468,7 @@ impl Source for Prepend {
 struct MapSource<F> {
     inner: Box<dyn Source>,
     change: F,
+    settled: Option<Observer>,
 }
 
 impl<F> Source for MapSource<F>
@@ -460,7 +489,7 @@ where
                     faults.push((n, error));
                 }
             }
-            let chunk = Chunk::mapped(base, events);
+            let chunk = Chunk::mapped(base, events).with_observer(self.settled.clone());
             Arc::new(faults.into_iter().fold(chunk, |chunk, (n, error)| chunk.with_fault(n, error)))
         })))
     }

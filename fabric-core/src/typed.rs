@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event::Event;
+use crate::event::{Event, Priority};
 use crate::payload::guard;
 use crate::topic::Topic;
 use crate::{Error, ErrorKind, Result};
@@ -64,7 +65,20 @@ pub trait TypedEvent: Sized + Send + Sync + 'static {
     /// `Codec`, with the decoder's own message and position.
     fn decode(payload: &[u8]) -> Result<Self>;
 
+    /// How urgent this value is.
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+
+    /// How long this value is worth delivering, if not for ever; more than zero.
+    fn ttl(&self) -> Option<Duration> {
+        None
+    }
+
     /// Bytes that the value takes in memory, for the bounds of queues that hold it unencoded.
+    ///
+    /// Say so where it holds more than itself. `#[derive(Event)]` counts the text, bytes and lists
+    /// in its fields, but not what the items of a list hold in turn.
     fn size_in_memory(&self) -> usize {
         size_of_val(self)
     }

@@ -3,12 +3,12 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use fabric_core::clock::Now;
 use fabric_core::{
-    Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Receipt, Result, RetryClass,
-    SubmitOptions, Topic, WhenFull,
+    Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Position, Receipt, Result,
+    RetryClass, Topic, WhenFull,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -25,19 +25,9 @@ impl Client {
         let limit = self.instance.config.max_payload;
         let tried = self.instance.with(|broker, wakers| {
             broker.advance(&batch.now, wakers);
-            match batch.events.len() {
-                1 => try_one(broker, wakers, &mut batch, limit),
-                0 => Tried::Answered(Outcomes::each([])),
-                _ => try_many(broker, wakers, &mut batch, limit),
-            }
+            try_batch_in_place(broker, wakers, &mut batch, limit)
         });
-        match tried {
-            Tried::Stored { topic, incarnation, first, count } => {
-                Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
-            }
-            Tried::Answered(outcomes) => Ok(Confirms::ready(outcomes)),
-            Tried::Blocked => Err(batch),
-        }
+        tried.answer(batch)
     }
 
     /// Stores the batch, waiting for room where the policy says so.
@@ -46,10 +36,12 @@ impl Client {
             self.check_open()?;
         }
         let patience = batch.now.instant + self.instance.config.full_wait;
-        let deadline = batch.options.deadline.map_or(patience, |deadline| deadline.min(patience));
+        let deadline = batch.deadline().map_or(patience, |deadline| deadline.min(patience));
         let mut results = Vec::with_capacity(batch.events.len());
-        for event in batch.events {
-            results.push(self.publish_one(event, &batch.options, batch.now, deadline).await);
+        let Batch { events, options, now } = batch;
+        let expected = options.and_then(|options| options.expect_last);
+        for event in events {
+            results.push(self.publish_one(event, expected.as_ref(), now, deadline).await);
         }
         Ok(Confirms::ready(Outcomes::each(results)))
     }
@@ -57,18 +49,18 @@ impl Client {
     async fn publish_one(
         self: &Arc<Self>,
         event: Event,
-        options: &SubmitOptions,
+        expected: Option<&Position>,
         now: Now,
         deadline: Instant,
     ) -> Result<Receipt> {
         let topic = event.topic().clone();
         let mut first = Some((event, now));
-        let mut place = Waiting { client: Arc::clone(self), topic: None, ticket: 0 };
+        let mut place = Waiting { client: Arc::clone(self), line: Line::default() };
         let mut timer = pin!(sleep_until(deadline));
         let mut closing = pin!(self.closing.notified());
         closing.as_mut().enable();
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(stored) = self.poll_store(cx, &mut first, options, &mut place) {
+            if let Poll::Ready(stored) = self.poll_store(cx, &mut first, expected, &mut place) {
                 return Poll::Ready(Ended::Stored(stored));
             }
             if self.is_closed() || closing.as_mut().poll(cx).is_ready() {
@@ -111,42 +103,16 @@ impl Client {
         &self,
         cx: &mut Context<'_>,
         event: &mut Option<(Event, Now)>,
-        options: &SubmitOptions,
+        expected: Option<&Position>,
         place: &mut Waiting,
     ) -> Poll<Result<Receipt>> {
         // The first try is at the batch's time; later ones when the room is there.
-        let Some((mut waiting, stamped)) = event.take() else { return Poll::Pending };
-        let now = if place.topic.is_some() { Now::read() } else { stamped };
+        let Some((waiting, stamped)) = event.take() else { return Poll::Pending };
+        let line = &mut place.line;
+        let now = if line.topic.is_some() { Now::read() } else { stamped };
         let limit = self.instance.config.max_payload;
         let tried = self.instance.at(now, |broker, wakers| {
-            let index = broker.topic_of(&mut waiting)?;
-            if !broker.is_turn(index, place.ticket) {
-                if place.topic.is_none() {
-                    place.ticket = broker.ticket();
-                    place.topic = Some(index);
-                }
-                broker.wait(index, place.ticket, cx.waker());
-                return Ok(Err(waiting));
-            }
-            let receipt = match admit_one(broker, wakers, index, &waiting, options, limit, &now)? {
-                Admitted::Yes(bytes) => match broker.store(index, waiting, bytes, &now, wakers) {
-                    Stored::At(number) => Receipt::stored(broker.position(index, number)),
-                    Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
-                },
-                Admitted::Answered(receipt) => receipt,
-                Admitted::Blocked => {
-                    if place.topic.is_none() {
-                        place.ticket = broker.ticket();
-                        place.topic = Some(index);
-                    }
-                    broker.wait(index, place.ticket, cx.waker());
-                    return Ok(Err(waiting));
-                }
-            };
-            if let Some(topic) = place.topic.take() {
-                broker.wait_no_more(topic, place.ticket, wakers);
-            }
-            Ok(Ok(receipt))
+            store_in_turn(broker, wakers, waiting, expected, limit, now, line, cx.waker())
         });
         match tried {
             Ok(Ok(receipt)) => Poll::Ready(Ok(receipt)),
@@ -166,20 +132,76 @@ enum Ended {
     Late,
 }
 
-/// A place in the line of publishers; dropping it lets the next have its turn.
-struct Waiting {
-    client: Arc<Client>,
+/// A place in the line of publishers to one topic, once there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
     topic: Option<usize>,
     ticket: u64,
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
+impl Line {
+    /// Takes the place again, or the last one.
+    fn wait(&mut self, broker: &mut Broker, index: usize, waker: &Waker) {
+        if self.topic.is_none() {
+            *self = Self { topic: Some(index), ticket: broker.ticket() };
+        }
+        broker.wait(index, self.ticket, waker);
+    }
+
+    /// Lets the next have its turn.
+    pub(crate) fn leave(&mut self, broker: &mut Broker, wakers: &mut Wakers) {
         if let Some(topic) = self.topic.take() {
-            let ticket = self.ticket;
-            self.client.instance.with(|broker, wakers| broker.wait_no_more(topic, ticket, wakers));
+            broker.wait_no_more(topic, self.ticket, wakers);
         }
     }
+}
+
+/// A publisher in line; dropping it lets the next have its turn.
+struct Waiting {
+    client: Arc<Client>,
+    line: Line,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.line.topic.is_some() {
+            self.client.instance.with(|broker, wakers| self.line.leave(broker, wakers));
+        }
+    }
+}
+
+/// Stores an event if it is its publisher's turn and there is room; else gives it back, and its
+/// publisher is in line.
+#[expect(clippy::too_many_arguments, reason = "one step of a publish, apart from its waiting")]
+#[expect(clippy::result_large_err, reason = "the event goes back to its publisher")]
+pub(crate) fn store_in_turn(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    mut event: Event,
+    expected: Option<&Position>,
+    limit: usize,
+    now: Now,
+    line: &mut Line,
+    waker: &Waker,
+) -> Result<Result<Receipt, Event>> {
+    let index = broker.topic_of(&mut event)?;
+    if !broker.is_turn(index, line.ticket) {
+        line.wait(broker, index, waker);
+        return Ok(Err(event));
+    }
+    let receipt = match admit_one(broker, wakers, index, &event, expected, limit, &now)? {
+        Admitted::Yes(bytes) => match broker.store(index, event, bytes, &now, wakers) {
+            Stored::At(number) => Receipt::stored(broker.position(index, number)),
+            Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
+        },
+        Admitted::Answered(receipt) => receipt,
+        Admitted::Blocked => {
+            line.wait(broker, index, waker);
+            return Ok(Err(event));
+        }
+    };
+    line.leave(broker, wakers);
+    Ok(Ok(receipt))
 }
 
 /// What came of a batch that may not wait.
@@ -196,6 +218,47 @@ enum Tried {
     Blocked,
 }
 
+impl Tried {
+    #[inline]
+    #[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
+    fn answer(self, batch: Batch) -> Result<Confirms, Batch> {
+        match self {
+            Self::Stored { topic, incarnation, first, count } => {
+                Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
+            }
+            Self::Answered(outcomes) => Ok(Confirms::ready(outcomes)),
+            Self::Blocked => Err(batch),
+        }
+    }
+}
+
+/// Stores the batch if that takes no waiting; else gives it back untouched.
+#[cfg(test)]
+#[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
+pub(crate) fn try_batch(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    mut batch: Batch,
+    limit: usize,
+) -> Result<Confirms, Batch> {
+    try_batch_in_place(broker, wakers, &mut batch, limit).answer(batch)
+}
+
+/// Stores the batch if that takes no waiting; else leaves it where it is.
+#[inline]
+fn try_batch_in_place(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    batch: &mut Batch,
+    limit: usize,
+) -> Tried {
+    match batch.events.len() {
+        1 => try_one(broker, wakers, batch, limit),
+        0 => Tried::Answered(Outcomes::each([])),
+        _ => try_many(broker, wakers, batch, limit),
+    }
+}
+
 /// Stores the batch's only event, or leaves it where it is.
 #[inline]
 fn try_one(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: usize) -> Tried {
@@ -207,7 +270,8 @@ fn try_one(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: u
     if broker.has_waiting(index) {
         return Tried::Blocked;
     }
-    let admitted = admit_one(broker, wakers, index, event, &batch.options, limit, &batch.now);
+    let expected = batch.options.as_ref().and_then(|options| options.expect_last.as_ref());
+    let admitted = admit_one(broker, wakers, index, event, expected, limit, &batch.now);
     let answer = match admitted {
         Ok(Admitted::Yes(bytes)) => {
             let Some(event) = batch.events.pop() else { return Tried::Blocked };
@@ -240,7 +304,7 @@ fn try_many(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: 
         }
         bytes += event.size_in_memory();
     }
-    if !broker.takes_batches() || batch.options.expect_last.is_some() {
+    if !broker.takes_batches() || batch.expect_last().is_some() {
         return Tried::Blocked;
     }
     let Ok(index) = broker.topic(topic) else { return Tried::Blocked };
@@ -274,7 +338,7 @@ fn admit_one(
     wakers: &mut Wakers,
     index: usize,
     event: &Event,
-    options: &SubmitOptions,
+    expected: Option<&Position>,
     limit: usize,
     now: &Now,
 ) -> Result<Admitted> {
@@ -293,7 +357,7 @@ fn admit_one(
     if let Some(position) = broker.find_duplicate(event, now) {
         return Ok(Admitted::Answered(Receipt::duplicate_of(position)));
     }
-    if let Some(expected) = &options.expect_last {
+    if let Some(expected) = expected {
         broker.check_last(index, expected)?;
     }
     match broker.make_room(index, 1, bytes, now, wakers) {

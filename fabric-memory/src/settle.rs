@@ -40,10 +40,7 @@ impl Settler for MemberSettler {
     fn ack(&self, chunk: &Arc<Chunk>, _: u64, complete: bool) -> Settled {
         // The bits are set: whoever looks from now on sees them. The broker hears of it when it
         // makes a difference.
-        let awaited = complete
-            || self.flags.starved.load(Ordering::SeqCst)
-            || self.flags.closing.load(Ordering::SeqCst);
-        if awaited {
+        if complete || self.flags.is_awaited() {
             let Ok(instance) = self.instance() else { return Settled::Done(Ok(())) };
             instance.with(|broker, wakers| broker.settled(self.member, chunk, wakers));
             self.tell_client();

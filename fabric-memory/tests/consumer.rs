@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fabric_core::{
-    Consumer, ConsumerEvent, ConsumerState, Context, ErrorKind, Event, Fabric, HandlerError,
-    HandlerResult, KillSwitch, MemoryDedup, Retry, Unmatched,
+    Consumer, ConsumerEvent, ConsumerState, Context, ErrorKind, Event, Fabric, Gather,
+    HandlerError, HandlerResult, KillSwitch, MemoryDedup, Result, Retry, Topic, Typed, TypedEvent,
+    Unmatched, Verdict,
 };
 use fabric_memory::{Memory, MemoryConfig};
 use futures_util::StreamExt as _;
@@ -612,4 +613,138 @@ async fn an_attempt_cannot_change_what_the_next_one_sees() {
     fabric.publish(event(1).header("note", "kept")).await.unwrap();
     settled(&fabric, "g").await;
     assert_eq!(log.lines(), [r#"Some("kept") 1"#; 2]);
+}
+
+#[derive(Debug)]
+struct Number(u64);
+
+impl TypedEvent for Number {
+    const TYPE: &'static str = "work.number";
+    const VERSION: u32 = 1;
+    const PATTERN: &'static str = "work.number";
+    const CONTENT_TYPE: &'static str = "text/plain";
+
+    fn topic(&self) -> Result<Topic> {
+        Topic::new("work.number")
+    }
+
+    fn key(&self) -> Option<String> {
+        None
+    }
+
+    fn encode(&self) -> Result<bytes::Bytes> {
+        Ok(self.0.to_string().into())
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self> {
+        let text = String::from_utf8_lossy(payload);
+        text.parse().map(Self).map_err(|error| {
+            fabric_core::Error::new(ErrorKind::Codec, format!("`{text}` is no number: {error}"))
+        })
+    }
+}
+
+/// By count, by linger; a verdict for each event; what cannot be read harms no neighbour.
+#[tokio::test(start_paused = true)]
+async fn a_batch_handler_gives_each_event_its_verdict() {
+    let fabric = fabric();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_batch(
+            Gather::up_to(4).within(MILLI * 50),
+            async |numbers: Vec<Typed<Number>>, cx: Context<Log>| {
+                cx.state().add(format!("{:?}", numbers.iter().map(|n| n.0).collect::<Vec<_>>()));
+                Ok(numbers
+                    .iter()
+                    .map(|n| match n.0 {
+                        3 if n.event().header("fixed").is_none() && cx.attempt() == 1 => {
+                            Verdict::Retry("later".to_owned())
+                        }
+                        5 => Verdict::Reject("five".to_owned()),
+                        _ => Verdict::Ack,
+                    })
+                    .collect::<Vec<_>>())
+            },
+        )
+        .retry(Retry::fixed(SECOND))
+        .start()
+        .await
+        .unwrap();
+    for n in 1..=3 {
+        fabric.publish(Number(n)).await.unwrap();
+    }
+    fabric.publish(Event::to("work.number").text("four")).await.unwrap();
+    for n in 5..=6 {
+        fabric.publish(Number(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["[1, 2, 3]", "[5, 6]", "[3]"]);
+    assert_eq!((consumer.status().handled, consumer.status().dead_letters), (4, 2));
+    let letters = letters(&fabric, "g").await;
+    let texts: Vec<_> = letters.iter().map(|event| &event.dead_letter().unwrap().error).collect();
+    assert!(texts[0].contains("`four` is no number") && texts[1] == "five", "{texts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_responder_answers_fails_and_survives_its_panics() {
+    struct Ask(u64);
+    impl TypedEvent for Ask {
+        const TYPE: &'static str = "ask";
+        const VERSION: u32 = 1;
+        const PATTERN: &'static str = "ask.*";
+        const CONTENT_TYPE: &'static str = "text/plain";
+
+        fn topic(&self) -> Result<Topic> {
+            Topic::new("ask.number")
+        }
+
+        fn key(&self) -> Option<String> {
+            None
+        }
+
+        fn encode(&self) -> Result<bytes::Bytes> {
+            Ok(self.0.to_string().into())
+        }
+
+        fn decode(payload: &[u8]) -> Result<Self> {
+            Number::decode(payload).map(|number| Self(number.0))
+        }
+    }
+    impl fabric_core::TypedRequest for Ask {
+        type Reply = Number;
+    }
+
+    let fabric = fabric();
+    let error = fabric.request(Ask(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoResponders);
+    let responder = fabric
+        .responder("twice")
+        .on(async |ask: Typed<Ask>, _| match ask.0 {
+            7 => panic!("unlucky"),
+            8 => Err(HandlerError::permanent("eight is enough")),
+            n => {
+                sleep(SECOND).await;
+                Ok(Number(n * 2))
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let asks = (10..20).map(|n| fabric.request(Ask(n)));
+    let replies = futures_util::future::join_all(asks).await;
+    let replies: Vec<u64> = replies.into_iter().map(|reply| reply.unwrap().0).collect();
+    assert_eq!(replies, (10..20).map(|n| n * 2).collect::<Vec<_>>());
+    assert_eq!(began.elapsed(), SECOND, "ten requests were worked on side by side");
+    for (n, said) in [(7, "unlucky"), (8, "eight is enough")] {
+        let error = fabric.request(Ask(n)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Remote);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let late = fabric.request(Ask(1)).timeout(MILLI * 10).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+    responder.drain(SECOND * 5).await.unwrap();
+    assert_eq!(fabric.request(Ask(1)).await.unwrap_err().kind(), ErrorKind::NoResponders);
 }

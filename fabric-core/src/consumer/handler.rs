@@ -200,10 +200,13 @@ impl<S> Context<S> {
     ///
     /// # Cancel safety
     /// The lease may or may not have been extended.
-    pub async fn progress(&self) -> Result<()> {
-        match &self.lease {
-            Some(lease) => lease.extend().await,
-            None => Ok(()),
+    pub fn progress(&self) -> impl Future<Output = Result<()>> + Send + use<S> {
+        let lease = self.lease.clone();
+        async move {
+            match lease {
+                Some(lease) => lease.extend().await,
+                None => Ok(()),
+            }
         }
     }
 }

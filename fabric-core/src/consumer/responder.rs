@@ -29,11 +29,13 @@ const CONCURRENCY: usize = 16;
 
 type Answer = BoxFuture<'static, Result<Event, String>>;
 
+type Call = Arc<dyn Fn(&Event, Context) -> Result<Answer> + Send + Sync>;
+
 /// A handler of one type of request.
 pub(crate) struct Answerer {
     pattern: Pattern,
     event_type: &'static str,
-    call: Arc<dyn Fn(&Event, Context) -> Result<Answer> + Send + Sync>,
+    call: Call,
 }
 
 impl ResponderBuilder {
@@ -216,11 +218,7 @@ async fn answer_all(
     while running.join_next().await.is_some() {}
 }
 
-async fn answer(
-    request: Request,
-    call: Option<Arc<dyn Fn(&Event, Context) -> Result<Answer> + Send + Sync>>,
-    context: Context,
-) {
+async fn answer(request: Request, call: Option<Call>, context: Context) {
     let event = request.event().clone();
     let answered = async {
         let Some(call) = call else {

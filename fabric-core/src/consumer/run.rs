@@ -11,15 +11,17 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
 use hashbrown::HashMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::{BatchRoute, Verdict};
 use super::dedup::{Claim, Dedup};
 use super::gate::{Admission, Rate, Switch};
 use super::handler::{
-    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
+    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, panic_text, unreadable,
 };
 use super::retry::Retry;
 use super::status::{ConsumerEvent, EventSender};
@@ -58,6 +60,7 @@ pub(crate) enum Phase {
 /// How one consumer works: fixed once it runs.
 pub(crate) struct Plan<S> {
     pub(crate) routes: Vec<Route<S>>,
+    pub(crate) batch: Option<BatchRoute<S>>,
     pub(crate) fallback: Option<Arc<dyn Handle<S>>>,
     pub(crate) unmatched: Unmatched,
     pub(crate) retry: Retry,
@@ -151,6 +154,25 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 continue;
             }
             let Some(probe) = self.admitted(&mut control).await else { continue };
+            if let Some(batch) = &self.plan.batch {
+                let first = {
+                    let changed = pin!(control.changed());
+                    let receive = pin!(self.receive());
+                    match select(receive, changed).await {
+                        Either::Left((first, _)) => Some(first),
+                        Either::Right(_) => None,
+                    }
+                };
+                match first {
+                    None => {}
+                    Some(None) => return,
+                    Some(Some(first)) => {
+                        let deliveries = self.gather(batch, first).await;
+                        self.run_batch(index, batch, deliveries).await;
+                    }
+                }
+                continue;
+            }
             let received = {
                 let changed = pin!(control.changed());
                 let receive = pin!(self.receive());
@@ -204,6 +226,134 @@ impl<S: Send + Sync + 'static> Engine<S> {
             if let Either::Left(_) = select(pin!(control.changed()), pin!(sleep_until(until))).await
             {
                 return None;
+            }
+        }
+    }
+
+    /// What comes within the linger after the first event of a batch.
+    async fn gather(&self, batch: &BatchRoute<S>, first: Delivery) -> Vec<Delivery> {
+        let until = Instant::now() + batch.gather.within;
+        let mut bytes = first.size_in_memory();
+        let mut gathered = vec![first];
+        while gathered.len() < batch.gather.events && bytes < batch.gather.bytes {
+            let receive = pin!(self.receive());
+            match select(receive, pin!(sleep_until(until))).await {
+                Either::Left((Some(delivery), _)) => {
+                    bytes += delivery.size_in_memory();
+                    gathered.push(delivery);
+                }
+                Either::Left((None, _)) | Either::Right(_) => break,
+            }
+        }
+        gathered
+    }
+
+    /// Handles a batch: each event is settled by its own verdict.
+    async fn run_batch(&self, index: usize, batch: &BatchRoute<S>, deliveries: Vec<Delivery>) {
+        self.counters.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Decrement(&self.counters.running);
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for delivery in deliveries {
+            let side =
+                if delivery.event_type() == batch.event_type { &mut ours } else { &mut others };
+            side.push(delivery);
+        }
+        for delivery in others {
+            self.unmatched(delivery).await;
+        }
+        if ours.is_empty() {
+            return;
+        }
+        let events: Vec<Event> = ours.iter().map(|delivery| delivery.event().clone()).collect();
+        let attempt = ours.iter().map(|delivery| delivery.attempt()).max().unwrap_or(1).max(1);
+        let context = Context::new(Arc::clone(&self.shared), None, attempt);
+        let (begun, faults) = batch.handler.call(&events, context);
+        let leases: Vec<_> = ours.iter().map(Delivery::lease).collect();
+        let ended = match begun {
+            Err(error) => Err(error),
+            Ok(future) => self.wait_for_batch(index, batch, future, &leases).await,
+        };
+        let read = faults.iter().filter(|fault| fault.is_none()).count();
+        let verdicts = match ended {
+            Ok(None) => vec![Verdict::Ack; read],
+            Ok(Some(verdicts)) if verdicts.len() == read => verdicts,
+            Ok(Some(verdicts)) => {
+                let text =
+                    format!("the handler gave {} verdicts for {read} events", verdicts.len());
+                vec![Verdict::Retry(text); read]
+            }
+            Err(error) if error.is_permanent() => vec![Verdict::Reject(error.chain()); read],
+            Err(error) => vec![Verdict::Retry(error.chain()); read],
+        };
+        let mut verdicts = verdicts.into_iter();
+        for (delivery, fault) in ours.into_iter().zip(faults) {
+            match fault {
+                Some(error) => {
+                    let (reason, attempt) =
+                        (DeadLetterOffice::reason_of(&error), delivery.attempt());
+                    self.bury(delivery, reason, unreadable(&error), attempt).await;
+                }
+                None => self.settle_as(delivery, verdicts.next().unwrap_or(Verdict::Ack)).await,
+            }
+        }
+    }
+
+    async fn settle_as(&self, delivery: Delivery, verdict: Verdict) {
+        let attempt = delivery.attempt().max(1);
+        self.note(matches!(verdict, Verdict::Ack));
+        match verdict {
+            Verdict::Ack => {
+                self.counters.handled.fetch_add(1, Ordering::Relaxed);
+                self.settled(delivery.ack().await);
+            }
+            Verdict::Reject(reason) => {
+                self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                self.bury(delivery, DeadLetterReason::Rejected, reason, attempt).await;
+            }
+            Verdict::Retry(error) => {
+                self.counters.failed.fetch_add(1, Ordering::Relaxed);
+                match self.plan.retry.next(attempt) {
+                    Some(wait) => {
+                        self.counters.retried.fetch_add(1, Ordering::Relaxed);
+                        self.settled(delivery.nack(Nack::after(wait).because(error)).await);
+                    }
+                    None => self.bury(delivery, DeadLetterReason::MaxDeliver, error, attempt).await,
+                }
+            }
+        }
+    }
+
+    /// Waits for a batch handler, its time bounded, its panic caught, all leases kept alive.
+    async fn wait_for_batch(
+        &self,
+        index: usize,
+        batch: &BatchRoute<S>,
+        future: super::batch::BatchTry,
+        leases: &[crate::delivery::Lease],
+    ) -> HandlerResult<Option<Vec<Verdict>>> {
+        let busy = &self.busy[index % self.busy.len()];
+        let name = batch.handler.name();
+        let mut guarded = Guarded { future, busy, route: 0, name };
+        let deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let wake = Instant::now() + self.plan.ack_wait / 3;
+            let at = deadline.map_or(wake, |deadline| deadline.min(wake));
+            match select(&mut guarded, pin!(sleep_until(at))).await {
+                Either::Left((Ok(ended), _)) => return ended,
+                Either::Left((Err(panic), _)) => {
+                    return Err(HandlerError::transient(panic_text(&*panic)));
+                }
+                Either::Right(_) if Some(at) == deadline => {
+                    let timeout = self.plan.timeout.unwrap_or_default();
+                    let text = format!("`{name}` did not finish within {timeout:?}");
+                    return Err(HandlerError::transient(text));
+                }
+                Either::Right(_) => {
+                    for lease in leases {
+                        // One that ended is found out when its event is settled.
+                        let _ = lease.extend().await;
+                    }
+                }
             }
         }
     }
@@ -387,7 +537,12 @@ impl<S: Send + Sync + 'static> Engine<S> {
             };
             self.counters.retried.fetch_add(1, Ordering::Relaxed);
             let holds = self.plan.ordered || self.plan.retry.holds(wait);
-            if !holds || !self.hold(&delivery, wait, control).await {
+            let held = holds && self.hold(&delivery, wait, control).await;
+            if !held && self.plan.ordered {
+                // Unsettled it comes again where it was; a nack would put it behind its successors.
+                return false;
+            }
+            if !held {
                 // The broker counts this delivery's tries as one.
                 self.remember(delivery.id(), before + tries - 1);
                 let nack = Nack {
@@ -460,7 +615,11 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
-    async fn wait_for(&self, mut guarded: Guarded<'_>, delivery: &Delivery) -> Outcome {
+    async fn wait_for(
+        &self,
+        mut guarded: Guarded<'_, HandlerResult<Outputs>>,
+        delivery: &Delivery,
+    ) -> Outcome {
         let began = Instant::now();
         let lease = delivery.lease();
         let deadline = self.plan.timeout.map(|timeout| began + timeout);
@@ -614,15 +773,15 @@ fn ended_as(ended: Result<HandlerResult<Outputs>, Box<dyn Any + Send>>) -> Outco
 }
 
 /// A handler whose panics are caught and whose polls are watched.
-struct Guarded<'a> {
-    future: Try,
+struct Guarded<'a, R> {
+    future: BoxFuture<'static, R>,
     busy: &'a Busy,
     route: usize,
     name: &'static str,
 }
 
-impl Future for Guarded<'_> {
-    type Output = Result<HandlerResult<Outputs>, Box<dyn Any + Send>>;
+impl<R> Future for Guarded<'_, R> {
+    type Output = Result<R, Box<dyn Any + Send>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
         let this = &mut *self;

@@ -128,9 +128,9 @@ impl Shared {
             return Err(too_large("payload's contents", len, limit));
         }
         if let Some(limit) = capabilities.max_headers
-            && event.headers().size() > limit
+            && event.headers_size() > limit
         {
-            return Err(too_large("headers", event.headers().size(), limit));
+            return Err(too_large("headers", event.headers_size(), limit));
         }
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Sending {
     fn wait(&mut self, batch: Batch) {
         let shared = Arc::clone(&self.shared);
         let rest = self.rest();
-        rest.timer = batch.options.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        rest.timer = batch.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
         rest.submitting = Some(Box::pin(async move { shared.backend.submit(batch).await }));
     }
 
@@ -282,7 +282,7 @@ impl Rest {
         let now = Now::read();
         event.stamp(now, stamp);
         Batch {
-            options: rest.map(|rest| rest.options(now.instant)).unwrap_or_default(),
+            options: rest.map(|rest| Box::new(rest.options(now.instant))),
             now,
             events: SmallVec::from_buf([event]),
         }

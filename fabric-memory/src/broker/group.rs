@@ -37,11 +37,19 @@ pub(crate) struct MemberFlags {
     pub(crate) closing: AtomicBool,
 }
 
+impl MemberFlags {
+    /// Whether somebody waits to hear of each settlement.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.starved.load(Ordering::SeqCst) || self.closing.load(Ordering::SeqCst)
+    }
+}
+
 /// Somebody who takes deliveries for the group.
 pub(crate) struct Member {
     pub(crate) client: u64,
     prefetch: usize,
-    /// What it holds, or more: settled ones are taken off when it matters.
+    /// What it holds, or more: the sum of what its chunks count for. Settled deliveries are taken
+    /// off with the last of their chunk, or when it matters.
     holds: usize,
     chunks: Vec<u64>,
     waker: Option<Waker>,
@@ -62,6 +70,8 @@ impl fmt::Debug for Member {
 struct Outstanding {
     chunk: Arc<Chunk>,
     member: usize,
+    /// How many of its deliveries the member's `holds` counts.
+    counted: usize,
     /// Nobody holds it any more but by its deliveries.
     orphaned: bool,
     slot: usize,
@@ -76,8 +86,16 @@ struct Outstanding {
 }
 
 impl Outstanding {
+    /// What is not settled: somebody has it, or is about to give it back.
     fn open(&self) -> u64 {
-        self.chunk.full_mask() & !self.chunk.closed()
+        self.chunk.full_mask() & !self.chunk.settled()
+    }
+
+    /// The oldest number that is not settled, of those from `kept` on.
+    fn oldest(&self, kept: u64) -> Option<u64> {
+        let gone = kept.saturating_sub(self.first);
+        let open = self.open().checked_shr(u32::try_from(gone).ok()?)?;
+        (open != 0).then(|| self.first + gone + u64::from(open.trailing_zeros()))
     }
 
     /// Leases what was handed out since the last look for `wait` from `now`.
@@ -111,9 +129,10 @@ struct Held {
 enum Queue {
     Critical,
     High,
-    /// Given back before anybody saw it: its turn is before everything newer.
-    Unseen,
-    /// Given back or expired: in turn with what is new.
+    /// Its member left or let the lease end: its turn is before everything newer, so that a
+    /// successor goes on in order.
+    First,
+    /// Given back by its holder: in turn with what is new, so that others flow.
     Retry,
     Low,
     /// Not before a timer rings.
@@ -122,6 +141,18 @@ enum Queue {
 
 const QUEUES: usize = 5;
 
+impl Queue {
+    /// The queue of a priority; `usual` where it is the usual one.
+    fn of(priority: Priority, usual: Self) -> Self {
+        match priority {
+            Priority::Critical => Self::Critical,
+            Priority::High => Self::High,
+            Priority::Normal => usual,
+            Priority::Low => Self::Low,
+        }
+    }
+}
+
 pub(crate) struct GroupState {
     pub(crate) name: Group,
     pub(crate) definition: GroupDefinition,
@@ -129,14 +160,16 @@ pub(crate) struct GroupState {
     pub(crate) tracks: Tracks,
     /// The slot of the group's own inbox.
     pub(crate) inbox: Option<usize>,
-    /// Counts incarnations of a name, so that late timers and settlements of another are told apart.
+    /// Counts incarnations of a name, so that late settlements of another are told apart.
     pub(crate) serial: u64,
+    /// Counts these and resets, so that late timers are told apart.
+    pub(crate) epoch: u64,
     held: BTreeMap<Place, Held>,
     queues: [BTreeSet<Place>; QUEUES],
     outstanding: HashMap<u64, Outstanding, RandomState>,
     next_chunk: u64,
     members: Vec<Option<Member>>,
-    lagged: u64,
+    pub(crate) lagged: u64,
     sweep_at: Option<Instant>,
     /// Expired events were passed over, so that there may be room for publishers.
     pub(crate) skipped: bool,
@@ -170,6 +203,7 @@ impl GroupState {
             tracks: Tracks::default(),
             inbox: None,
             serial,
+            epoch: serial,
             held: BTreeMap::new(),
             queues: Default::default(),
             outstanding: HashMap::default(),
@@ -238,15 +272,11 @@ impl GroupState {
         priority: Priority,
         wakers: &mut Wakers,
     ) {
-        let queue = match priority {
-            Priority::Critical => Some(Queue::Critical),
-            Priority::High => Some(Queue::High),
-            Priority::Normal | Priority::Low => None,
-        };
-        if let Some(queue) = queue
-            && self.tracks.list[slot].until.is_none()
-        {
-            self.hold((slot, number), 0, queue);
+        if self.tracks.list[slot].until.is_some() {
+            return;
+        }
+        if priority > Priority::Normal {
+            self.hold((slot, number), 0, Queue::of(priority, Queue::First));
         }
         self.tracks.make_ready(slot);
         self.wake(wakers);
@@ -263,9 +293,7 @@ impl GroupState {
                     .filter(|(_, priority)| *priority > Priority::Normal)
                     .collect();
                 for (n, priority) in urgent {
-                    let queue =
-                        if priority == Priority::Critical { Queue::Critical } else { Queue::High };
-                    self.hold((slot, n), 0, queue);
+                    self.hold((slot, n), 0, Queue::of(priority, Queue::First));
                 }
             }
             number = end;
@@ -346,11 +374,12 @@ impl GroupState {
         let mut holds = 0;
         let mut kept = Vec::with_capacity(chunks.len());
         for serial in chunks {
-            let open = self.outstanding.get(&serial).map_or(0, Outstanding::open);
-            if open == 0 {
+            let Some(entry) = self.outstanding.get_mut(&serial) else { continue };
+            entry.counted = entry.open().count_ones() as usize;
+            holds += entry.counted;
+            if entry.counted == 0 {
                 self.outstanding.remove(&serial);
             } else {
-                holds += open.count_ones() as usize;
                 kept.push(serial);
             }
         }
@@ -371,7 +400,7 @@ impl GroupState {
         credit: usize,
         wall: Timestamp,
     ) -> Option<(usize, u64, usize, u32)> {
-        for queue in [Queue::Critical, Queue::High, Queue::Unseen] {
+        for queue in [Queue::Critical, Queue::High, Queue::First] {
             if let Some(place) = self.pick_held(queue, streams, wall) {
                 return Some(place);
             }
@@ -516,6 +545,7 @@ impl GroupState {
         let mut outstanding = Outstanding {
             chunk: Arc::clone(&chunk),
             member,
+            counted: len,
             orphaned: false,
             slot,
             first,
@@ -540,7 +570,7 @@ impl GroupState {
             // The bug: the place goes back, so that the next member gets the same again.
             for n in first..first + len as u64 {
                 if !self.held.contains_key(&(slot, n)) {
-                    self.hold((slot, n), 1, Queue::Unseen);
+                    self.hold((slot, n), 1, Queue::First);
                 }
             }
         }
@@ -552,7 +582,7 @@ impl GroupState {
     fn arm_sweep(&mut self, at: Instant, timers: &mut super::Timers) {
         if self.sweep_at.is_none_or(|known| at < known) {
             self.sweep_at = Some(at);
-            timers.set(at, Timer::Sweep { group: self.name.clone(), serial: self.serial });
+            timers.set(at, Timer::Sweep { group: self.name.clone(), epoch: self.epoch });
         }
     }
 
@@ -574,12 +604,12 @@ impl GroupState {
         let early = if streams.has_bug(Bug::LeaseEndsEarly) { wait / 2 } else { Duration::ZERO };
         let mut next: Option<Instant> = None;
         let mut ended: Vec<(usize, u64, u32, bool)> = Vec::new();
-        let mut closed: HashSet<u64> = HashSet::new();
+        let mut closed: Vec<u64> = Vec::new();
         for (serial, entry) in &mut self.outstanding {
             entry.look(now, wait);
             let open = entry.open();
             if open == 0 {
-                closed.insert(*serial);
+                closed.push(*serial);
                 continue;
             }
             let over: u64 = entry
@@ -600,8 +630,8 @@ impl GroupState {
                 *mask &= !over;
                 *mask != 0
             });
-            if entry.leases.is_empty() {
-                closed.insert(*serial);
+            if entry.open() == 0 {
+                closed.push(*serial);
                 continue;
             }
             let first = entry.leases.iter().map(|(_, until)| *until - early).min();
@@ -610,11 +640,10 @@ impl GroupState {
                 if unseen { Some((now + step).min(first.unwrap_or(now + step))) } else { first };
             next = next.into_iter().chain(look).min();
         }
-        self.outstanding.retain(|serial, _| !closed.contains(serial));
+        closed.into_iter().for_each(|serial| self.close(serial));
         for (slot, number, attempts, handed) in ended {
-            let (attempts, queue) =
-                if handed { (attempts + 1, Queue::Retry) } else { (attempts, Queue::Unseen) };
-            self.come_again(slot, number, attempts, queue, streams);
+            let attempts = if handed { attempts + 1 } else { attempts };
+            self.come_again(slot, number, attempts, Queue::First, streams);
         }
         if let Some(at) = next {
             self.arm_sweep(at, timers);
@@ -636,13 +665,8 @@ impl GroupState {
             self.lagged += 1;
             return;
         }
-        let queue = match stream.priority_at(number) {
-            Some(Priority::Critical) => Queue::Critical,
-            Some(Priority::High) => Queue::High,
-            Some(Priority::Low) => Queue::Low,
-            _ => queue,
-        };
-        self.hold((slot, number), attempts, queue);
+        let priority = stream.priority_at(number).unwrap_or_default();
+        self.hold((slot, number), attempts, Queue::of(priority, queue));
     }
 
     /// Members settled what `chunk` had, all of it.
@@ -654,14 +678,7 @@ impl GroupState {
             stream = Some(self.tracks.list[entry.slot].stream);
             of = Some(entry.member);
             if entry.open() == 0 {
-                let (member, orphaned) = (entry.member, entry.orphaned);
-                self.outstanding.remove(&serial);
-                if !orphaned && let Some(member) = self.member(member) {
-                    member.holds = member.holds.saturating_sub(chunk.len());
-                    if let Some(at) = member.chunks.iter().position(|known| *known == serial) {
-                        member.chunks.swap_remove(at);
-                    }
-                }
+                self.close(serial);
             }
         }
         if let Some(member) = of.and_then(|of| self.member(of))
@@ -671,6 +688,19 @@ impl GroupState {
             wakers.push(waker);
         }
         stream
+    }
+
+    /// Nothing of a chunk is open any more.
+    fn close(&mut self, serial: u64) {
+        let Some(entry) = self.outstanding.remove(&serial) else { return };
+        if !entry.orphaned
+            && let Some(member) = self.member(entry.member)
+        {
+            member.holds -= entry.counted;
+            if let Some(at) = member.chunks.iter().position(|known| *known == serial) {
+                member.chunks.swap_remove(at);
+            }
+        }
     }
 
     /// Gives `mask` of `chunk` back.
@@ -688,24 +718,25 @@ impl GroupState {
         let Some(entry) = self.outstanding.get(&serial) else { return };
         let (slot, first, attempts) = (entry.slot, entry.first, entry.attempts);
         if streams.has_bug(Bug::DropNack) {
+            chunk.returned(mask);
             self.settled(chunk, wakers);
             return;
         }
         let delay =
             nack.delay.filter(|delay| !delay.is_zero() && !streams.has_bug(Bug::NackIgnoresDelay));
+        let kept = streams.peek(self.tracks.list[slot].stream).first();
         for bit in bits(mask) {
             let number = first + u64::from(bit);
             match delay {
-                None => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
-                Some(delay) => {
-                    self.hold((slot, number), attempts + 1, Queue::Delayed);
-                    let (group, serial) = (self.name.clone(), self.serial);
-                    timers.set(now + delay, Timer::Return { group, serial, slot, number });
+                Some(delay) if number >= kept => {
+                    self.put_off((slot, number), attempts + 1, now + delay, timers);
                 }
+                _ => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
             }
         }
+        chunk.returned(mask);
         self.settled(chunk, wakers);
-        if delay.is_none() {
+        if delay.is_none() || self.lagged > 0 {
             self.wake(wakers);
         }
     }
@@ -727,23 +758,27 @@ impl GroupState {
         }
     }
 
-    /// Holds back the events `first..end` of a topic until `at`.
-    pub(crate) fn delay(
+    /// Holds an event that is not read in turn, back until `at` where there is one.
+    pub(crate) fn put(
         &mut self,
         slot: usize,
         number: u64,
+        priority: Priority,
         attempts: u32,
         at: Option<Instant>,
         timers: &mut super::Timers,
     ) {
         match at {
-            None => self.hold((slot, number), attempts, Queue::Unseen),
-            Some(at) => {
-                self.hold((slot, number), attempts, Queue::Delayed);
-                let (group, serial) = (self.name.clone(), self.serial);
-                timers.set(at, Timer::Return { group, serial, slot, number });
-            }
+            None => self.hold((slot, number), attempts, Queue::of(priority, Queue::First)),
+            Some(at) => self.put_off((slot, number), attempts, at, timers),
         }
+    }
+
+    /// Nobody gets the event before `at`.
+    fn put_off(&mut self, place: Place, attempts: u32, at: Instant, timers: &mut super::Timers) {
+        self.hold(place, attempts, Queue::Delayed);
+        let (group, epoch, (slot, number)) = (self.name.clone(), self.epoch, place);
+        timers.set(at, Timer::Return { group, epoch, slot, number });
     }
 
     /// Begins the leases of `mask` anew.
@@ -781,14 +816,14 @@ impl GroupState {
         let (slot, first, attempts) = (entry.slot, entry.first, entry.attempts);
         let handed = entry.chunk.handed();
         if entry.open() == 0 {
-            self.outstanding.remove(&serial);
+            self.close(serial);
         }
         for bit in bits(revoked) {
             let number = first + u64::from(bit);
             if bit < handed {
-                self.come_again(slot, number, attempts + 1, Queue::Retry, streams);
+                self.come_again(slot, number, attempts + 1, Queue::First, streams);
             } else if !streams.has_bug(Bug::LoseOnLeave) {
-                self.come_again(slot, number, attempts, Queue::Unseen, streams);
+                self.come_again(slot, number, attempts, Queue::First, streams);
             }
         }
         if revoked != 0 {
@@ -853,7 +888,9 @@ impl GroupState {
     }
 
     /// Takes back everything and forgets what was held: the group was reset or deleted.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.sweep_at = None;
         for entry in self.outstanding.values() {
             entry.chunk.revoke(entry.chunk.full_mask());
         }
@@ -867,21 +904,38 @@ impl GroupState {
         self.lagged = 0;
     }
 
-    /// The oldest number in the topic at `slot` that is not settled.
-    pub(crate) fn floor(&self, slot: usize, stream: &Stream) -> u64 {
+    /// Whether everything before `end` in the topic at `slot` is settled.
+    pub(crate) fn has_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
+        if !self.look_settled(slot, end, stream) {
+            return false;
+        }
+        // Urgent events that are settled are behind the cursor now, and no loss when they go.
+        let track = &mut self.tracks.list[slot];
+        track.cursor = track.cursor.max(end.min(track.limit(stream)));
+        true
+    }
+
+    fn look_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
         let track = &self.tracks.list[slot];
+        if track.settled >= end {
+            return true;
+        }
+        // Urgent events are delivered ahead of the cursor: those that are not are held.
+        let from = track.settled.max(track.cursor).max(stream.first());
+        let unread = track
+            .spans(from, track.limit(stream))
+            .find_map(|(start, end)| stream.first_usual(start, end))
+            .unwrap_or_else(|| stream.next());
         let held = self.held.range((slot, 0)..(slot + 1, 0)).next().map(|((_, number), _)| *number);
-        let out = self
-            .outstanding
-            .values()
-            .filter(|entry| entry.slot == slot)
-            .filter_map(|entry| {
-                let open = entry.open();
-                (open != 0).then(|| entry.first + u64::from(open.trailing_zeros()))
-            })
-            .min();
-        let cursor = if track.cursor >= track.limit(stream) { stream.next() } else { track.cursor };
-        [held, out].into_iter().flatten().fold(cursor, u64::min)
+        let oldest = held.map_or(unread, |held| held.min(unread));
+        if oldest < end {
+            return false;
+        }
+        let first = stream.first();
+        let out = self.outstanding.values().filter(|entry| entry.slot == slot);
+        let settled = out.filter_map(|entry| entry.oldest(first)).fold(oldest, u64::min);
+        self.tracks.list[slot].settled = settled;
+        settled >= end
     }
 
     /// Loses everything before `end` in the topic at `slot`.
@@ -894,16 +948,12 @@ impl GroupState {
         }
         let track = &mut self.tracks.list[slot];
         let limit = end.min(track.limit(stream));
-        if track.cursor < limit {
-            // Urgent and low events before the cursor's new place were counted above.
-            let urgent = (track.cursor..limit)
-                .filter(|n| {
-                    stream.priority_at(*n).is_some_and(|priority| priority > Priority::Normal)
-                })
-                .count() as u64;
-            self.lagged += limit - track.cursor - urgent.min(limit - track.cursor);
-            track.cursor = limit;
-        }
+        // Urgent ones ahead of the cursor were held and counted above, or somebody got them.
+        self.lagged += track
+            .spans(track.cursor, limit)
+            .map(|(start, end)| end - start - stream.urgent_in(start, end))
+            .sum::<u64>();
+        track.cursor = track.cursor.max(limit);
     }
 
     /// Tells the members that they missed `count` events.
@@ -923,16 +973,29 @@ impl GroupState {
             .filter(|entry| entry.slot == slot)
             .map(|entry| u64::from(entry.open().count_ones()))
             .sum();
+        // Urgent events ahead of the cursor are held as long as nobody got them.
         let track = &self.tracks.list[slot];
-        // Urgent events ahead of the cursor are both in the backlog and held.
-        let ahead = self
-            .held
-            .range((slot, track.cursor)..(slot + 1, 0))
-            .filter(|(_, held)| fresh(held))
-            .count() as u64;
+        let from = track.cursor.max(stream.first());
+        let ahead: u64 = track
+            .spans(from, track.limit(stream))
+            .map(|(start, end)| end - start - stream.urgent_in(start, end))
+            .sum();
         let fresh_held = waiting.iter().filter(|held| fresh(held)).count() as u64;
-        let undelivered = track.backlog(stream) + fresh_held - ahead;
-        (undelivered, out + waiting.len() as u64 - fresh_held)
+        (ahead + fresh_held, out + waiting.len() as u64 - fresh_held)
+    }
+}
+
+#[cfg(test)]
+impl GroupState {
+    /// Whether nothing is held, waits or is counted; `Err` says what.
+    pub(crate) fn check_empty(&self) -> Result<(), String> {
+        let queues: usize = self.queues.iter().map(BTreeSet::len).sum();
+        let members: Vec<_> = self.members().map(|m| (m.holds, m.chunks.len())).collect();
+        let left = (self.held.len(), queues, self.outstanding.len());
+        if left == (0, 0, 0) && members.iter().all(|of| *of == (0, 0)) {
+            return Ok(());
+        }
+        Err(format!("held, queued, outstanding: {left:?}; by members: {members:?}"))
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Stream {
     pub(crate) scheduled: usize,
     pub(crate) scheduled_bytes: usize,
     last_time: Option<Timestamp>,
+    /// Counts on through all topics: which of them has the newest event.
+    pub(crate) last_push: u64,
 }
 
 impl Stream {
@@ -86,6 +88,7 @@ impl Stream {
             scheduled: 0,
             scheduled_bytes: 0,
             last_time: None,
+            last_push: 0,
         }
     }
 
@@ -251,6 +254,29 @@ impl Stream {
         segment.events.get((number - segment.base) as usize).map(Event::priority)
     }
 
+    /// How many of the events `from..end` that are kept are urgent.
+    pub(crate) fn urgent_in(&self, from: u64, end: u64) -> u64 {
+        let urgent = |events: &[Event], base: u64| {
+            let after = base + events.len() as u64;
+            let (from, end) = (from.clamp(base, after), end.clamp(base, after));
+            let range = &events[(from - base) as usize..(end.max(from) - base) as usize];
+            range.iter().filter(|event| event.priority() > Priority::Normal).count() as u64
+        };
+        let from = from.max(self.first);
+        let from_sealed = self.sealed.partition_point(|segment| segment.end() <= from);
+        let sealed = self.sealed.range(from_sealed..);
+        let sealed = sealed.take_while(|segment| segment.base < end).filter(|s| s.mixed);
+        let open = self.next - self.open.len() as u64;
+        sealed.map(|segment| urgent(&segment.events, segment.base)).sum::<u64>()
+            + if self.open_mixed { urgent(&self.open, open) } else { 0 }
+    }
+
+    /// The first of the events `from..end` that is kept and not urgent.
+    pub(crate) fn first_usual(&self, from: u64, end: u64) -> Option<u64> {
+        let urgent = |n: &u64| self.priority_at(*n).is_some_and(|p| p > Priority::Normal);
+        (from.max(self.first)..end.min(self.next)).find(|number| !urgent(number))
+    }
+
     /// Where the oldest segment begins and ends.
     pub(crate) fn oldest(&mut self) -> Option<(u64, u64)> {
         if self.sealed.is_empty() {
@@ -358,7 +384,22 @@ mod tests {
         assert_eq!(stream.number_at(Timestamp::from_millis(100)), 100);
         assert_eq!(stream.number_at(Timestamp::from_millis(0)), 70);
         assert_eq!(stream.number_at(Timestamp::from_millis(201)), 230);
+        assert_eq!(stream.urgent_in(0, 1000), 0);
         stream.drop_before(1000);
         assert_eq!((stream.len(), stream.first(), stream.next()), (0, 230, 230));
+    }
+
+    #[test]
+    fn urgent_events_are_counted_in_every_segment() {
+        let mut stream = stream(32);
+        for n in 0..14u64 {
+            let priority = if n % 3 == 0 { Priority::High } else { Priority::Low };
+            let event = Event::of(event(n)).priority(priority).build().unwrap();
+            stream.push(event, 100, Timestamp::from_millis(0));
+        }
+        for (from, end) in [(0, 14), (1, 3), (3, 4), (2, 13), (12, 14), (13, 13), (5, 100)] {
+            let expected = (from..end.min(14)).filter(|n| n % 3 == 0).count() as u64;
+            assert_eq!(stream.urgent_in(from, end), expected, "{from}..{end}");
+        }
     }
 }
