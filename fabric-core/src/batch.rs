@@ -60,20 +60,6 @@ impl Batch {
         Self::new([])
     }
 
-    /// A batch of one event that still lacks its stamp.
-    #[inline]
-    pub(crate) fn unstamped(event: Event) -> Self {
-        Self { events: SmallVec::from_buf([event]), options: None, now: Now::read() }
-    }
-
-    /// Stamps every event in its place: moving what was just written is slow.
-    #[inline]
-    pub(crate) fn stamp(&mut self, stamp: &Stamp) {
-        for event in &mut self.events {
-            event.stamp(self.now, stamp);
-        }
-    }
-
     #[inline]
     pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
         let now = Now::read();

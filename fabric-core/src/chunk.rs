@@ -431,6 +431,16 @@ impl Chunk {
         own.or_else(|| self.base.as_ref().and_then(|base| base.fault(index)))
     }
 
+    /// Whether each of its deliveries is a first attempt at an event that can be read.
+    pub(crate) fn is_plain(&self) -> bool {
+        let base = self.base();
+        base.attempt <= 1 && base.attempts.is_none() && self.all_can_be_read()
+    }
+
+    fn all_can_be_read(&self) -> bool {
+        self.faults.is_none() && self.base.as_ref().is_none_or(|base| base.all_can_be_read())
+    }
+
     pub(crate) fn hand_out(&self, count: u32) {
         // Views of one chunk may be handed out in any order.
         self.base().handed.fetch_max(count, Ordering::AcqRel);

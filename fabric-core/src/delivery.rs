@@ -227,6 +227,16 @@ impl DeliveryBatch {
         }
     }
 
+    /// The deliveries in `mask`, none of which it has.
+    pub(crate) fn push_all(&mut self, chunk: &Arc<Chunk>, mask: u64) {
+        self.len += mask.count_ones() as usize;
+        match self.parts.last_mut() {
+            _ if mask == 0 => {}
+            Some(part) if Arc::ptr_eq(&part.chunk, chunk) => part.mask |= mask,
+            _ => self.parts.push(Part { chunk: Arc::clone(chunk), mask }),
+        }
+    }
+
     /// The first `max` deliveries, and the others.
     pub(crate) fn split(mut self, max: usize) -> (Self, Self) {
         if self.len <= max {

@@ -154,6 +154,15 @@ impl Payload {
         }
     }
 
+    /// Whether nobody else holds what it carries, as far as that can be told.
+    #[must_use]
+    pub fn is_unique(&self) -> bool {
+        match &self.0 {
+            Repr::Bytes(bytes) => bytes.is_unique(),
+            Repr::Value(value) => Arc::strong_count(value) == 1,
+        }
+    }
+
     /// Bytes that this payload holds in memory; for a value its own estimate.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -24,6 +24,9 @@ use crate::stats::Stats;
 use crate::time::Timestamp;
 use crate::{Error, ErrorKind, Result};
 
+/// How many deliveries of one chunk cost a task as much of its budget as one wait does.
+const DELIVERIES_PER_UNIT: u32 = 16;
+
 /// Where a subscription's deliveries come from, implemented by a backend.
 ///
 /// Dropping a source leaves its group; what it had not handed out comes again at once.
@@ -212,9 +215,14 @@ impl Subscription {
                 return Poll::Ready(Some(Ok(first)));
             }
         }
-        let budget = ready!(coop::poll_proceed(cx));
+        // The deliveries of a chunk are there already. Were each to cost as much of the task's
+        // budget as a publish does, a backlog would never shrink while its publisher goes on.
+        let budget = match self.next.is_multiple_of(DELIVERIES_PER_UNIT) {
+            true => Some(ready!(coop::poll_proceed(cx))),
+            false => None,
+        };
         let next = self.poll_index(cx);
-        if next.is_ready() {
+        if let (Some(budget), true) = (budget, next.is_ready()) {
             budget.made_progress();
         }
         next.map(|next| next.map(|next| next.map(|(chunk, index)| Delivery::new(chunk, index))))
@@ -232,6 +240,9 @@ impl Subscription {
                 self.linger = None;
                 budget.made_progress();
                 return Poll::Ready(Some(Ok(self.take_gathered(max))));
+            }
+            if self.gather_run(max) {
+                continue;
             }
             match self.poll_index(cx) {
                 Poll::Ready(Some(Ok((chunk, index)))) => self.gathered.push(&chunk, index),
@@ -260,6 +271,27 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Takes what is left of the current chunk as a whole, up to `max`, where each of it would be
+    /// handed out.
+    fn gather_run(&mut self, max: usize) -> bool {
+        let Some(chunk) = self.current.as_ref().filter(|chunk| chunk.is_plain()) else {
+            return false;
+        };
+        let (from, len) = (self.next, chunk.len() as u32);
+        let count = ((max - self.gathered.len()) as u32).min(len - from);
+        let mask = chunk.full_mask() >> (len - count) << from;
+        chunk.hand_out(from + count);
+        let open = if chunk.has_settler() { mask & !chunk.closed() } else { mask };
+        if from + count < len {
+            self.next += count;
+            self.gathered.push_all(chunk, open);
+        } else if let Some(chunk) = self.current.take() {
+            self.next = 0;
+            self.gathered.push_all(&chunk, open);
+        }
+        true
     }
 
     fn take_gathered(&mut self, max: usize) -> DeliveryBatch {

@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
+use smallvec::SmallVec;
 use tokio::task::coop;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::{Fabric, Shared};
 use crate::batch::{Batch, Confirms, Receipt, SubmitOptions};
 use crate::capabilities::{Ability, Capabilities};
-use crate::event::{Event, IntoEvent, Priority};
+use crate::event::{Event, IntoEvent, Priority, Stamp};
 use crate::position::Position;
+use crate::time::Now;
 use crate::{Error, ErrorKind, Result, RetryClass};
 
 impl Fabric {
@@ -71,9 +73,8 @@ impl Fabric {
 }
 
 impl Shared {
-    /// Refuses what this stack cannot do with the event of a batch, before anything is sent.
-    fn check(&self, batch: &Batch) -> Result<()> {
-        let event = &batch.events[0];
+    /// Refuses what this stack cannot do with `event`, before anything is sent.
+    fn check(&self, event: &Event, options: Option<&SubmitOptions>) -> Result<()> {
         if event.topic().is_reserved() {
             return Err(Error::new(
                 ErrorKind::InvalidTopic,
@@ -86,11 +87,13 @@ impl Shared {
         }
         let capabilities = self.backend.capabilities();
         let refuse = |ability| capabilities.demand(ability, &self.backend.info().name);
-        if batch.expect_last().is_some() {
-            refuse(Ability::ExpectLast)?;
-        }
-        if batch.is_transient() {
-            refuse(Ability::Transient)?;
+        if let Some(options) = options {
+            if options.expect_last.is_some() {
+                refuse(Ability::ExpectLast)?;
+            }
+            if options.transient {
+                refuse(Ability::Transient)?;
+            }
         }
         self.check_size(event, &capabilities)?;
         if event.is_plain() {
@@ -171,25 +174,22 @@ impl Sending {
 
     /// Hands the event over where it was not yet; `known` takes confirms that came at once.
     ///
-    /// Written as one function that builds the batch in its place and looks at the answer in its
-    /// place: every move of what was just written costs as much as an atomic operation.
+    /// Nothing here moves the batch or the answer: moving what was just written costs as much as
+    /// an atomic operation.
     #[inline(always)]
     fn start<R>(
         &mut self,
         known: impl FnOnce(&mut Self, Confirms) -> Option<Result<R>>,
     ) -> Option<Result<R>> {
-        let event = match self.event.take()? {
+        let checked = match self.event.as_ref()? {
+            Ok(event) => self.shared.check(event, self.rest.as_ref().map(|rest| &rest.options)),
+            Err(_) => Ok(()),
+        };
+        let event = match checked.and(self.event.take()?) {
             Ok(event) => event,
             Err(error) => return Some(Err(self.describe(error))),
         };
-        let mut batch = Batch::unstamped(event);
-        if let Some(rest) = &mut self.rest {
-            rest.prepare(&mut batch);
-        }
-        if let Err(error) = self.shared.check(&batch) {
-            return Some(Err(self.describe(error)));
-        }
-        batch.stamp(&self.shared.stamp);
+        let batch = Rest::batch(self.rest.as_deref_mut(), event, &self.shared.stamp);
         match self.shared.backend.try_submit(batch) {
             Ok(confirms) => known(self, confirms),
             Err(batch) => {
@@ -276,11 +276,21 @@ impl Sending {
 }
 
 impl Rest {
-    /// Puts what was asked for into the batch.
-    fn prepare(&mut self, batch: &mut Batch) {
-        let mut options = std::mem::take(&mut self.options);
-        options.deadline = self.timeout.map(|timeout| batch.now.instant + timeout);
-        batch.options = Some(Box::new(options));
+    /// A batch of `event` with what was asked for.
+    #[inline(never)]
+    fn batch(rest: Option<&mut Self>, mut event: Event, stamp: &Stamp) -> Batch {
+        let now = Now::read();
+        event.stamp(now, stamp);
+        Batch {
+            options: rest.map(|rest| Box::new(rest.options(now.instant))),
+            now,
+            events: SmallVec::from_buf([event]),
+        }
+    }
+
+    fn options(&mut self, now: Instant) -> SubmitOptions {
+        let deadline = self.timeout.map(|timeout| now + timeout);
+        SubmitOptions { deadline, ..std::mem::take(&mut self.options) }
     }
 }
 

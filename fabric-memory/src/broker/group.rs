@@ -482,8 +482,11 @@ impl GroupState {
             let takes = |event: &Event| {
                 (plain || event.priority() == Priority::Normal) && !is_expired(event, wall)
             };
-            let run =
-                segment.events[from..from + most].iter().take_while(|event| takes(event)).count();
+            let run = if plain && !segment.expires {
+                most
+            } else {
+                segment.events[from..from + most].iter().take_while(|event| takes(event)).count()
+            };
             if run > 0 {
                 track.cursor += run as u64;
                 if ready > 1 {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
-use fabric_core::{Chunk, Error, MAX_CHUNK, Patterns, Places, Timestamp, WhenFull};
+use fabric_core::{Chunk, Error, Event, MAX_CHUNK, Patterns, Places, Timestamp, WhenFull};
 
 use super::group::is_expired;
 use super::track::Tracks;
@@ -120,10 +120,12 @@ impl Plain {
             };
             let from = (first - segment.base) as usize;
             let most = ((limit - first) as usize).min(segment.events.len() - from).min(MAX_CHUNK);
-            let run = segment.events[from..from + most]
-                .iter()
-                .take_while(|event| !is_expired(event, wall))
-                .count();
+            let fresh = |event: &&Event| !is_expired(event, wall);
+            let run = if segment.expires {
+                segment.events[from..from + most].iter().take_while(fresh).count()
+            } else {
+                most
+            };
             if run > 0 {
                 track.cursor += run as u64;
                 if ready > 1 {

@@ -4,6 +4,7 @@
 //! it never changes, so that deliveries point into it; retention drops whole segments.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct Segment {
     bytes: usize,
     /// Whether any has a priority other than normal.
     pub(crate) mixed: bool,
+    /// Whether any expires.
+    pub(crate) expires: bool,
 }
 
 impl Segment {
@@ -51,6 +54,9 @@ pub(crate) struct Stream {
     open_stored: Vec<Timestamp>,
     open_bytes: usize,
     open_mixed: bool,
+    open_expires: bool,
+    /// The lists of a dropped segment, empty, for the next.
+    spare: (Vec<Event>, Vec<Timestamp>),
     first: u64,
     next: u64,
     bytes: usize,
@@ -74,6 +80,8 @@ impl Stream {
             open_stored: Vec::new(),
             open_bytes: 0,
             open_mixed: false,
+            open_expires: false,
+            spare: (Vec::new(), Vec::new()),
             first: 0,
             next: 0,
             bytes: 0,
@@ -126,10 +134,15 @@ impl Stream {
             // As long as the last one was: one in lockstep with a reader, many before it.
             let hint = self.sealed.back().map_or(4, |last| last.events.len().next_power_of_two());
             let capacity = hint.min(self.segment);
-            self.open.reserve_exact(capacity);
-            self.open_stored.reserve_exact(capacity);
+            if self.spare.0.capacity() == capacity {
+                (self.open, self.open_stored) = std::mem::take(&mut self.spare);
+            } else {
+                self.open.reserve_exact(capacity);
+                self.open_stored.reserve_exact(capacity);
+            }
         }
         self.open_mixed |= event.priority() != Priority::Normal;
+        self.open_expires |= event.ttl().is_some();
         self.open.push(event);
         self.open_stored.push(now);
         self.open_bytes += bytes;
@@ -169,6 +182,7 @@ impl Stream {
         self.bytes += bytes;
         self.last_time = Some(now);
         let mixed = events.iter().any(|event| event.priority() != Priority::Normal);
+        let expires = events.iter().any(|event| event.ttl().is_some());
         let stored = vec![now; events.len()];
         self.sealed.push_back(Segment {
             base: first,
@@ -176,6 +190,7 @@ impl Stream {
             stored,
             bytes,
             mixed,
+            expires,
         });
         first
     }
@@ -184,7 +199,11 @@ impl Stream {
         if self.open.is_empty() {
             return;
         }
-        let events = std::mem::take(&mut self.open);
+        let mut events = std::mem::take(&mut self.open);
+        if events.len() <= events.capacity() / 2 {
+            events.shrink_to_fit();
+            self.open_stored.shrink_to_fit();
+        }
         let base = self.next - events.len() as u64;
         self.sealed.push_back(Segment {
             base,
@@ -192,6 +211,7 @@ impl Stream {
             stored: std::mem::take(&mut self.open_stored),
             bytes: std::mem::take(&mut self.open_bytes),
             mixed: std::mem::take(&mut self.open_mixed),
+            expires: std::mem::take(&mut self.open_expires),
         });
     }
 
@@ -203,14 +223,19 @@ impl Stream {
         if number >= self.next - self.open.len() as u64 {
             self.seal();
         }
-        // Mostly the newest or the oldest.
+        self.sealed.get(self.sealed_at(number))
+    }
+
+    /// Where the sealed segment with event `number` is.
+    fn sealed_at(&self, number: u64) -> usize {
+        // By where they begin alone: what they hold left the cache long ago.
         let newest = self.sealed.back().is_some_and(|last| number >= last.base);
-        let at = if newest {
-            self.sealed.len() - 1
+        let after = if newest {
+            self.sealed.len()
         } else {
-            self.sealed.partition_point(|segment| segment.end() <= number)
+            self.sealed.partition_point(|segment| segment.base <= number)
         };
-        self.sealed.get(at)
+        after.saturating_sub(1)
     }
 
     /// How urgent event `number` is, if it is kept.
@@ -222,8 +247,7 @@ impl Stream {
         if number >= open {
             return self.open.get((number - open) as usize).map(Event::priority);
         }
-        let at = self.sealed.partition_point(|segment| segment.end() <= number);
-        let segment = self.sealed.get(at)?;
+        let segment = self.sealed.get(self.sealed_at(number))?;
         if !segment.mixed {
             return Some(Priority::Normal);
         }
@@ -276,7 +300,20 @@ impl Stream {
         if let Some(segment) = self.sealed.pop_front() {
             self.first = segment.end();
             self.bytes -= segment.bytes;
+            self.recycle(segment);
         }
+    }
+
+    /// Drops the events of a segment and keeps its lists.
+    fn recycle(&mut self, segment: Segment) {
+        let Some(mut events) = Arc::into_inner(segment.events) else { return };
+        // They left the cache long ago. Looking at all of them first fetches them side by side;
+        // dropping alone waits for one after the other.
+        black_box(events.iter().filter(|event| event.payload().is_unique()).count());
+        let mut stored = segment.stored;
+        events.clear();
+        stored.clear();
+        self.spare = (events, stored);
     }
 
     /// Drops everything before `number`, which may lie within a segment.
