@@ -143,6 +143,12 @@ impl Line {
         broker.wait(index, self.ticket, waker);
     }
 
+    /// Which topic's line it is in, and its number there.
+    #[cfg(test)]
+    pub(crate) fn ticket(&self) -> Option<(usize, u64)> {
+        self.topic.map(|topic| (topic, self.ticket))
+    }
+
     /// Lets the next have its turn.
     pub(crate) fn leave(&mut self, broker: &mut Broker, wakers: &mut Wakers) {
         if let Some(topic) = self.topic.take() {

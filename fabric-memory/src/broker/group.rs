@@ -16,6 +16,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::slots::Slots;
 use super::stream::Stream;
 use super::track::Tracks;
 use super::{Polled, Streams, Timer, Wakers};
@@ -53,6 +54,8 @@ pub(crate) struct Member {
     holds: usize,
     chunks: Vec<u64>,
     waker: Option<Waker>,
+    /// It is in the group's list of those who wait.
+    parked: bool,
     pub(crate) flags: Arc<MemberFlags>,
     settler: Option<Arc<dyn Settler>>,
     /// It takes no more.
@@ -167,7 +170,11 @@ pub(crate) struct GroupState {
     queues: [BTreeSet<Place>; QUEUES],
     outstanding: HashMap<u64, Outstanding, RandomState>,
     next_chunk: u64,
-    members: Vec<Option<Member>>,
+    members: Slots<Member>,
+    /// How many of them take deliveries.
+    takers: usize,
+    /// Members that wait, or did.
+    parked: Vec<usize>,
     pub(crate) lagged: u64,
     sweep_at: Option<Instant>,
     /// Expired events were passed over, so that there may be room for publishers.
@@ -207,7 +214,9 @@ impl GroupState {
             queues: Default::default(),
             outstanding: HashMap::default(),
             next_chunk: 0,
-            members: Vec::new(),
+            members: Slots::new(),
+            takers: 0,
+            parked: Vec::new(),
             lagged: 0,
             sweep_at: None,
             skipped: false,
@@ -223,20 +232,13 @@ impl GroupState {
             holds: 0,
             chunks: Vec::new(),
             waker: None,
+            parked: false,
             flags,
             settler: None,
             leaving: false,
         };
-        match self.members.iter().position(Option::is_none) {
-            Some(free) => {
-                self.members[free] = Some(member);
-                free
-            }
-            None => {
-                self.members.push(Some(member));
-                self.members.len() - 1
-            }
-        }
+        self.takers += 1;
+        self.members.add(member)
     }
 
     pub(crate) fn set_settler(&mut self, member: usize, settler: Arc<dyn Settler>) {
@@ -246,21 +248,26 @@ impl GroupState {
     }
 
     fn member(&mut self, member: usize) -> Option<&mut Member> {
-        self.members.get_mut(member).and_then(Option::as_mut)
+        self.members.get_mut(member)
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().flatten()
+        self.members.iter().map(|(_, member)| member)
     }
 
     pub(crate) fn members_of(&self, client: u64) -> Vec<usize> {
-        let mine = |member: &Option<Member>| member.as_ref().is_some_and(|m| m.client == client);
-        (0..self.members.len()).filter(|n| mine(&self.members[*n])).collect()
+        let mine = self.members.iter().filter(|(_, member)| member.client == client);
+        mine.map(|(index, _)| index).collect()
     }
 
     /// Wakes every member that waits: one alone might be busy elsewhere while others are idle.
     pub(crate) fn wake(&mut self, wakers: &mut Wakers) {
-        wakers.extend(self.members.iter_mut().flatten().filter_map(|member| member.waker.take()));
+        for index in self.parked.drain(..) {
+            if let Some(member) = self.members.get_mut(index) {
+                member.parked = false;
+                wakers.extend(member.waker.take());
+            }
+        }
     }
 
     /// An event came into the topic at `slot`.
@@ -350,10 +357,13 @@ impl GroupState {
                 Error::lagged(std::mem::take(&mut self.lagged)).with("group", &self.name),
             );
         }
-        if let Some(member) = self.member(member) {
-            match &mut member.waker {
+        if let Some(state) = self.members.get_mut(member) {
+            match &mut state.waker {
                 Some(known) => known.clone_from(waker),
                 none => *none = Some(waker.clone()),
+            }
+            if !std::mem::replace(&mut state.parked, true) {
+                self.parked.push(member);
             }
         }
         Polled::Pending
@@ -454,7 +464,7 @@ impl GroupState {
         credit: usize,
         wall: Timestamp,
     ) -> Option<(usize, u64, usize, u32)> {
-        let members = self.members.iter().flatten().filter(|member| !member.leaving).count().max(1);
+        let members = self.takers.max(1);
         let ignore_priority = streams.has_bug(Bug::PriorityIgnored);
         while let Some(slot) = self.tracks.front() {
             let ready = self.tracks.ready_len();
@@ -832,11 +842,11 @@ impl GroupState {
     /// the deliveries that hold it.
     pub(crate) fn stop(&mut self, index: usize, streams: &Streams, wakers: &mut Wakers) {
         let Some(member) = self.member(index) else { return };
-        member.leaving = true;
-        if let Some(waker) = member.waker.take() {
-            wakers.push(waker);
-        }
-        for serial in member.chunks.clone() {
+        let was_taker = !std::mem::replace(&mut member.leaving, true);
+        wakers.extend(member.waker.take());
+        let chunks = member.chunks.clone();
+        self.takers -= usize::from(was_taker);
+        for serial in chunks {
             let Some(entry) = self.outstanding.get(&serial) else { continue };
             let handed = entry.chunk.handed();
             let unseen = if handed >= 64 { 0 } else { u64::MAX << handed };
@@ -848,7 +858,7 @@ impl GroupState {
     /// A member has gone.
     pub(crate) fn leave(&mut self, index: usize, streams: &Streams, wakers: &mut Wakers) {
         self.stop(index, streams, wakers);
-        let Some(member) = self.members.get_mut(index).and_then(Option::take) else { return };
+        let Some(member) = self.members.take(index) else { return };
         for serial in member.chunks {
             if let Some(entry) = self.outstanding.get_mut(&serial) {
                 entry.orphaned = true;
@@ -894,7 +904,7 @@ impl GroupState {
         self.outstanding.clear();
         self.held.clear();
         self.queues = Default::default();
-        for member in self.members.iter_mut().flatten() {
+        for member in self.members.iter_mut() {
             member.holds = 0;
             member.chunks.clear();
         }
