@@ -167,6 +167,8 @@ pub(crate) struct Broker {
     bounds: Bounds,
     streams: Streams,
     readers: Vec<Readers>,
+    /// Where inboxes of groups were that are deleted.
+    free_streams: Vec<usize>,
     by_name: HashMap<Topic, usize, RandomState>,
     groups: Slots<GroupState>,
     by_group: HashMap<Group, usize, RandomState>,
@@ -200,6 +202,7 @@ impl Broker {
             bounds,
             streams: Streams { list: Vec::new(), pushes: 0, bug },
             readers: Vec::new(),
+            free_streams: Vec::new(),
             by_name: HashMap::default(),
             groups: Slots::new(),
             by_group: HashMap::default(),
@@ -304,7 +307,13 @@ impl Broker {
         // Dead letters are kept until somebody deals with them.
         let keep = topic.is_reserved();
         let bounds = if keep { Bounds { age: None, ..self.bounds } } else { self.bounds };
-        self.streams.list.push(Stream::new(topic, self.incarnation, bounds));
+        let stream = Stream::new(topic, self.incarnation, bounds);
+        if let Some(index) = self.free_streams.pop() {
+            self.streams.list[index] = stream;
+            self.readers[index] = Readers::default();
+            return index;
+        }
+        self.streams.list.push(stream);
         self.readers.push(Readers::default());
         self.readers.len() - 1
     }
@@ -1239,6 +1248,11 @@ impl Broker {
         for track in &state.tracks.list {
             self.readers[track.stream].groups.retain(|(known, _)| *known != index);
             self.wake_publisher(track.stream, wakers);
+        }
+        if let Some(inbox) = state.inbox {
+            let inbox = state.tracks.list[inbox].stream;
+            self.streams.stream(inbox).drop_before(u64::MAX);
+            self.free_streams.push(inbox);
         }
         Ok(())
     }

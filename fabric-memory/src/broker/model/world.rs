@@ -16,7 +16,9 @@ use fabric_core::{
 use futures_core::Stream as _;
 use tokio::time::Instant;
 
-use super::reference::{Begins, Cause, Fact, INBOX, Key, Model, State, TopicModel, Verdict, ensure};
+use super::reference::{
+    Begins, Cause, Fact, INBOX, Key, Model, State, TopicModel, Verdict, ensure,
+};
 use super::{Op, Setup, Starts};
 use crate::broker::{Broker, Held, Member, MemberFlags, Polled, Wakers};
 use crate::bug::Bug;
