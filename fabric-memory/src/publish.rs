@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use fabric_core::clock::Now;
+use fabric_core::clock::{Now, far_future};
 use fabric_core::{
     Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Receipt, Result, RetryClass,
     SubmitOptions, Topic, WhenFull,
@@ -32,7 +32,9 @@ impl Client {
         if !self.instance.has_bug(Bug::PublishAfterClose) {
             self.check_open()?;
         }
-        let patience = batch.now.instant + self.instance.config.full_wait;
+        let began = batch.now.instant;
+        let patience = began.checked_add(self.instance.config.full_wait);
+        let patience = patience.unwrap_or_else(|| far_future(began));
         let deadline = batch.options.deadline.map_or(patience, |deadline| deadline.min(patience));
         let mut results = Vec::with_capacity(batch.events.len());
         for event in batch.events {

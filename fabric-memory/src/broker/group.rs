@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use fabric_core::clock::far_future;
 use fabric_core::{
     Chunk, Error, Event, Group, GroupDefinition, MAX_CHUNK, Nack, Places, Priority, Settler,
     Timestamp, WhenFull,
@@ -107,7 +108,7 @@ impl Outstanding {
         let mask = if handed == 0 { 0 } else { u64::MAX >> (64 - handed) };
         let fresh = mask & !self.seen;
         if fresh != 0 {
-            self.lease(fresh, now + wait);
+            self.lease(fresh, after(now, wait));
             self.seen |= mask;
         }
     }
@@ -562,10 +563,10 @@ impl GroupState {
         };
         // The first is handed out at once; the others have as long to be so.
         let rest = chunk.full_mask() & !1;
-        outstanding.lease(1, now + wait);
+        outstanding.lease(1, after(now, wait));
         outstanding.seen = 1;
         if rest != 0 {
-            outstanding.lease(rest, now + wait);
+            outstanding.lease(rest, after(now, wait));
         }
         self.outstanding.insert(serial, outstanding);
         if let Some(member) = self.member(member) {
@@ -580,7 +581,7 @@ impl GroupState {
                 }
             }
         }
-        let at = if len == 1 { now + wait } else { now + wait / SWEEPS_PER_LEASE };
+        let at = after(now, if len == 1 { wait } else { wait / SWEEPS_PER_LEASE });
         self.arm_sweep(at, timers);
         chunk
     }
@@ -605,7 +606,7 @@ impl GroupState {
         }
         self.sweep_at = None;
         let wait = self.definition.ack_wait;
-        let step = wait / SWEEPS_PER_LEASE;
+        let soon = after(now, wait / SWEEPS_PER_LEASE);
         let never = streams.has_bug(Bug::LeaseNeverEnds);
         let early = if streams.has_bug(Bug::LeaseEndsEarly) { wait / 2 } else { Duration::ZERO };
         let mut next: Option<Instant> = None;
@@ -643,7 +644,7 @@ impl GroupState {
             let first = entry.leases.iter().map(|(_, until)| *until - early).min();
             let unseen = open & !entry.seen & !over != 0;
             let look =
-                if unseen { Some((now + step).min(first.unwrap_or(now + step))) } else { first };
+                if unseen { Some(first.map_or(soon, |first| first.min(soon))) } else { first };
             next = next.into_iter().chain(look).min();
         }
         closed.into_iter().for_each(|serial| self.close(serial));
@@ -736,7 +737,7 @@ impl GroupState {
             let number = first + u64::from(bit);
             match delay {
                 Some(delay) if number >= kept => {
-                    self.put_off((slot, number), attempts + 1, now + delay, timers);
+                    self.put_off((slot, number), attempts + 1, after(now, delay), timers);
                 }
                 _ => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
             }
@@ -796,7 +797,7 @@ impl GroupState {
         if chunk.closed() & mask != 0 {
             return false;
         }
-        entry.lease(mask, now + wait);
+        entry.lease(mask, after(now, wait));
         true
     }
 
@@ -1007,6 +1008,11 @@ impl GroupState {
 }
 
 type Pick = fn(&mut GroupState, &mut Streams, usize, Timestamp) -> Option<(usize, u64, usize, u32)>;
+
+/// The moment `wait` later; a wait without end is far away.
+fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| far_future(now))
+}
 
 fn event_at(stream: &mut Stream, number: u64) -> Option<&Event> {
     let segment = stream.segment_of(number)?;
