@@ -122,6 +122,7 @@ impl Stream {
     }
 
     pub(crate) fn push(&mut self, event: Event, bytes: usize, now: Timestamp) -> u64 {
+        let now = self.in_order(now);
         if self.open.is_empty() && self.open.capacity() == 0 {
             // As long as the last one was: one in lockstep with a reader, many before it.
             let hint = self.sealed.back().map_or(4, |last| last.events.len().next_power_of_two());
@@ -141,6 +142,12 @@ impl Stream {
             self.seal();
         }
         number
+    }
+
+    /// The time of an event that is stored now: its publisher may have read the clock before others
+    /// that were faster.
+    fn in_order(&self, now: Timestamp) -> Timestamp {
+        self.last_time.map_or(now, |last| last.max(now))
     }
 
     /// For a seeded bug: the last two events change places.
@@ -165,6 +172,7 @@ impl Stream {
             return first;
         }
         self.seal();
+        let now = self.in_order(now);
         self.next += events.len() as u64;
         self.bytes += bytes;
         self.last_time = Some(now);
