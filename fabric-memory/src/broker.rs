@@ -6,6 +6,7 @@ mod group;
 #[cfg(test)]
 mod model;
 mod plain;
+mod slots;
 mod stream;
 mod track;
 mod wheel;
@@ -30,6 +31,7 @@ use self::dedup::Dedup;
 pub(crate) use self::group::MemberFlags;
 use self::group::{GroupState, is_expired};
 use self::plain::Plain;
+use self::slots::Slots;
 use self::stream::{Bounds, Stream};
 use self::wheel::Wheel;
 use crate::bug::Bug;
@@ -165,11 +167,13 @@ pub(crate) struct Broker {
     bounds: Bounds,
     streams: Streams,
     readers: Vec<Readers>,
+    /// Where inboxes of groups were that are deleted.
+    free_streams: Vec<usize>,
     by_name: HashMap<Topic, usize, RandomState>,
     recent: Recent,
-    groups: Vec<Option<GroupState>>,
+    groups: Slots<GroupState>,
     by_group: HashMap<Group, usize, RandomState>,
-    plains: Vec<Option<Plain>>,
+    plains: Slots<Plain>,
     patterns: PatternTrie<Reader>,
     timers: Timers,
     /// How many publishers wait, in all topics.
@@ -200,11 +204,12 @@ impl Broker {
             bounds,
             streams: Streams { list: Vec::new(), pushes: 0, bug },
             readers: Vec::new(),
+            free_streams: Vec::new(),
             by_name: HashMap::default(),
             recent: Recent::default(),
-            groups: Vec::new(),
+            groups: Slots::new(),
             by_group: HashMap::default(),
-            plains: Vec::new(),
+            plains: Slots::new(),
             patterns: PatternTrie::new(),
             timers: Wheel::new(now.instant),
             waiting: 0,
@@ -331,7 +336,13 @@ impl Broker {
         // Dead letters are kept until somebody deals with them.
         let keep = topic.is_reserved();
         let bounds = if keep { Bounds { age: None, ..self.bounds } } else { self.bounds };
-        self.streams.list.push(Stream::new(topic, self.incarnation, bounds));
+        let stream = Stream::new(topic, self.incarnation, bounds);
+        if let Some(index) = self.free_streams.pop() {
+            self.streams.list[index] = stream;
+            self.readers[index] = Readers::default();
+            return index;
+        }
+        self.streams.list.push(stream);
         self.readers.push(Readers::default());
         self.readers.len() - 1
     }
@@ -728,8 +739,7 @@ impl Broker {
         let places = self.places(&options.patterns, &start, now)?;
         let when_full = options.when_full.unwrap_or(WhenFull::DropOldest);
         let plain = Plain::new(client, options.patterns.clone(), when_full, options.prefetch);
-        let index = free_slot(&mut self.plains);
-        self.plains[index] = Some(plain);
+        let index = self.plains.add(plain);
         for pattern in &options.patterns {
             self.patterns.insert(pattern, Reader::Plain(index));
         }
@@ -756,15 +766,26 @@ impl Broker {
     }
 
     pub(crate) fn unsubscribe(&mut self, index: usize, wakers: &mut Wakers) {
-        let Some(plain) = self.plains[index].take() else { return };
+        self.detach(index, wakers);
+        self.plains.take(index);
+    }
+
+    /// Nobody waits any more for a subscription that takes no more.
+    fn detach(&mut self, index: usize, wakers: &mut Wakers) {
+        let Some(plain) = self.plains[index].as_mut().filter(|plain| !plain.stopped) else {
+            return;
+        };
+        plain.stopped = true;
+        plain.wake(wakers);
+        let strict = usize::from(plain.is_strict());
         for pattern in &plain.patterns {
             self.patterns.remove(pattern, &Reader::Plain(index));
         }
-        for track in &plain.tracks.list {
+        for track in std::mem::take(&mut plain.tracks).list {
             let readers = &mut self.readers[track.stream];
             readers.plains.retain(|(known, _)| *known != index);
-            readers.strict -= usize::from(plain.is_strict());
-            self.wake_publisher(track.stream, wakers);
+            readers.strict -= strict;
+            readers.wake_publisher(wakers);
         }
     }
 
@@ -1021,8 +1042,7 @@ impl Broker {
         let places = self.places(&definition.patterns, &definition.start, now)?;
         let patterns = definition.patterns.clone();
         let state = GroupState::new(name.clone(), definition, when_full, self.ticket());
-        let index = free_slot(&mut self.groups);
-        self.groups[index] = Some(state);
+        let index = self.groups.add(state);
         self.by_group.insert(name.clone(), index);
         for pattern in &patterns {
             self.patterns.insert(pattern, Reader::Group(index));
@@ -1062,10 +1082,7 @@ impl Broker {
     }
 
     fn of(&mut self, member: Member) -> Option<&mut GroupState> {
-        self.groups
-            .get_mut(member.group)
-            .and_then(Option::as_mut)
-            .filter(|state| state.serial == member.serial)
+        self.groups.get_mut(member.group).filter(|state| state.serial == member.serial)
     }
 
     fn state(&self, name: &Group) -> Option<&GroupState> {
@@ -1086,7 +1103,7 @@ impl Broker {
         waker: &Waker,
         wakers: &mut Wakers,
     ) -> Polled {
-        let state = self.groups.get_mut(member.group).and_then(Option::as_mut);
+        let state = self.groups.get_mut(member.group);
         match state.filter(|state| state.serial == member.serial) {
             Some(state) => {
                 let polled = state.poll(
@@ -1110,7 +1127,7 @@ impl Broker {
     pub(crate) fn settled(&mut self, member: Member, chunk: &Chunk, wakers: &mut Wakers) {
         if self.has_bug(Bug::AckLost) {
             let mask = chunk.full_mask();
-            if let Some(state) = self.groups.get_mut(member.group).and_then(Option::as_mut) {
+            if let Some(state) = self.groups.get_mut(member.group) {
                 let now = Instant::now();
                 state.nack(chunk, mask, &Nack::now(), now, &self.streams, &mut self.timers, wakers);
             }
@@ -1133,7 +1150,7 @@ impl Broker {
         now: Now,
         wakers: &mut Wakers,
     ) {
-        let state = self.groups.get_mut(member.group).and_then(Option::as_mut);
+        let state = self.groups.get_mut(member.group);
         if let Some(state) = state.filter(|state| state.serial == member.serial) {
             state.nack(chunk, mask, nack, now.instant, &self.streams, &mut self.timers, wakers);
         }
@@ -1153,14 +1170,14 @@ impl Broker {
         mask: u64,
         wakers: &mut Wakers,
     ) {
-        let state = self.groups.get_mut(member.group).and_then(Option::as_mut);
+        let state = self.groups.get_mut(member.group);
         if let Some(state) = state.filter(|state| state.serial == member.serial) {
             state.dropped(chunk, mask, &self.streams, wakers);
         }
     }
 
     pub(crate) fn leave(&mut self, member: Member, wakers: &mut Wakers) {
-        let state = self.groups.get_mut(member.group).and_then(Option::as_mut);
+        let state = self.groups.get_mut(member.group);
         if let Some(state) = state.filter(|state| state.serial == member.serial) {
             state.leave(member.index, &self.streams, wakers);
         }
@@ -1257,7 +1274,7 @@ impl Broker {
     pub(crate) fn delete(&mut self, name: &Group, wakers: &mut Wakers) -> Result<()> {
         let index = self.group_index(name)?;
         self.by_group.remove(name);
-        let Some(mut state) = self.groups[index].take() else { return Ok(()) };
+        let Some(mut state) = self.groups.take(index) else { return Ok(()) };
         state.forget(self.ticket());
         state.wake(wakers);
         for pattern in &state.definition.patterns {
@@ -1266,6 +1283,11 @@ impl Broker {
         for track in &state.tracks.list {
             self.readers[track.stream].groups.retain(|(known, _)| *known != index);
             self.wake_publisher(track.stream, wakers);
+        }
+        if let Some(inbox) = state.inbox {
+            let inbox = state.tracks.list[inbox].stream;
+            self.streams.stream(inbox).drop_before(u64::MAX);
+            self.free_streams.push(inbox);
         }
         Ok(())
     }
@@ -1435,12 +1457,9 @@ impl Broker {
     /// A client stops: its subscriptions end, what was not handed out goes back.
     pub(crate) fn stop_client(&mut self, client: u64, wakers: &mut Wakers) -> Held {
         let mut held = Held::default();
-        for index in 0..self.plains.len() {
-            if let Some(plain) = self.plains[index].as_mut().filter(|plain| plain.client == client)
-            {
-                plain.stopped = true;
-                plain.wake(wakers);
-            }
+        let mine = self.plains.iter().filter(|(_, plain)| plain.client == client);
+        for index in mine.map(|(index, _)| index).collect::<Vec<usize>>() {
+            self.detach(index, wakers);
         }
         for index in 0..self.groups.len() {
             let Some(state) = self.groups[index].as_mut() else { continue };
@@ -1483,7 +1502,7 @@ impl Broker {
     /// Figures for a health check.
     pub(crate) fn figures(&self) -> [(&'static str, usize); 4] {
         let kept = self.streams.list.iter().map(Stream::len).sum();
-        let plains = self.plains.iter().flatten().count();
+        let plains = self.plains.iter().count();
         [
             ("topics", self.by_name.len()),
             ("groups", self.by_group.len()),
@@ -1547,11 +1566,4 @@ pub(crate) struct Read {
 
 fn last_or_next(stream: &Stream) -> u64 {
     if stream.len() > 0 { stream.next() - 1 } else { stream.next() }
-}
-
-fn free_slot<T>(list: &mut Vec<Option<T>>) -> usize {
-    list.iter().position(Option::is_none).unwrap_or_else(|| {
-        list.push(None);
-        list.len() - 1
-    })
 }

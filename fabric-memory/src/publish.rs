@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use fabric_core::clock::Now;
+use fabric_core::clock::{Now, far_future};
 use fabric_core::{
     Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Position, Receipt, Result,
     RetryClass, Topic, WhenFull,
@@ -35,7 +35,9 @@ impl Client {
         if !self.instance.has_bug(Bug::PublishAfterClose) {
             self.check_open()?;
         }
-        let patience = batch.now.instant + self.instance.config.full_wait;
+        let began = batch.now.instant;
+        let patience = began.checked_add(self.instance.config.full_wait);
+        let patience = patience.unwrap_or_else(|| far_future(began));
         let deadline = batch.deadline().map_or(patience, |deadline| deadline.min(patience));
         let mut results = Vec::with_capacity(batch.events.len());
         let Batch { events, options, now } = batch;
@@ -146,6 +148,12 @@ impl Line {
             *self = Self { topic: Some(index), ticket: broker.ticket() };
         }
         broker.wait(index, self.ticket, waker);
+    }
+
+    /// Which topic's line it is in, and its number there.
+    #[cfg(test)]
+    pub(crate) fn ticket(&self) -> Option<(usize, u64)> {
+        self.topic.map(|topic| (topic, self.ticket))
     }
 
     /// Lets the next have its turn.

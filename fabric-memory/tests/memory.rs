@@ -69,6 +69,38 @@ async fn a_delayed_nack_comes_back_on_time_and_others_flow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waits_without_end_do_not_overflow() {
+    let fabric = fabric(MemoryConfig::new().with_full_wait(Duration::MAX));
+    let mut group = fabric.subscribe("a.b").group("g").ack_wait(Duration::MAX).await.unwrap();
+    for n in 0..3 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    let first = group.recv().await.unwrap().unwrap();
+    first.nack(Nack::after(Duration::MAX)).await.unwrap();
+    let second = group.recv().await.unwrap().unwrap();
+    second.progress().await.unwrap();
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    second.ack().await.unwrap();
+    assert_eq!(next_id(&mut group).await, "2");
+    let info = fabric.groups().unwrap().info("g").await.unwrap();
+    assert_eq!((info.undelivered(), info.pending()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nack_is_not_lost_where_it_is_the_first_to_see_that_the_lease_is_over() {
+    let fabric = fabric(MemoryConfig::new());
+    let wait = Duration::from_secs(3);
+    let mut group = fabric.subscribe("a.b").group("g").ack_wait(wait).await.unwrap();
+    fabric.publish(event(1)).await.unwrap();
+    let first = group.recv().await.unwrap().unwrap();
+    tokio::time::advance(2 * wait).await;
+    first.nack(Nack::now()).await.unwrap();
+    let again = group.recv().await.unwrap().unwrap();
+    assert_eq!((again.id().to_string(), again.attempt()), ("1".to_owned(), 2));
+    again.ack().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_topic_makes_its_publisher_wait_and_names_the_group() {
     let config = MemoryConfig::new().with_max_events(10).with_full_wait(Duration::from_secs(1));
     let fabric = fabric(config);

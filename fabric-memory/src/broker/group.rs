@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use fabric_core::clock::far_future;
 use fabric_core::{
     Chunk, Error, Event, Group, GroupDefinition, MAX_CHUNK, Nack, Places, Priority, Settler,
     Timestamp, WhenFull,
@@ -16,6 +17,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::slots::Slots;
 use super::stream::Stream;
 use super::track::Tracks;
 use super::{Polled, Streams, Timer, Wakers};
@@ -53,6 +55,8 @@ pub(crate) struct Member {
     holds: usize,
     chunks: Vec<u64>,
     waker: Option<Waker>,
+    /// It is in the group's list of those who wait.
+    parked: bool,
     pub(crate) flags: Arc<MemberFlags>,
     settler: Option<Arc<dyn Settler>>,
     /// It takes no more.
@@ -104,7 +108,7 @@ impl Outstanding {
         let mask = if handed == 0 { 0 } else { u64::MAX >> (64 - handed) };
         let fresh = mask & !self.seen;
         if fresh != 0 {
-            self.lease(fresh, now + wait);
+            self.lease(fresh, after(now, wait));
             self.seen |= mask;
         }
     }
@@ -168,7 +172,11 @@ pub(crate) struct GroupState {
     queues: [BTreeSet<Place>; QUEUES],
     outstanding: HashMap<u64, Outstanding, RandomState>,
     next_chunk: u64,
-    members: Vec<Option<Member>>,
+    members: Slots<Member>,
+    /// How many of them take deliveries.
+    takers: usize,
+    /// Members that wait, or did.
+    parked: Vec<usize>,
     pub(crate) lagged: u64,
     sweep_at: Option<Instant>,
     /// Expired events were passed over, so that there may be room for publishers.
@@ -208,7 +216,9 @@ impl GroupState {
             queues: Default::default(),
             outstanding: HashMap::default(),
             next_chunk: 0,
-            members: Vec::new(),
+            members: Slots::new(),
+            takers: 0,
+            parked: Vec::new(),
             lagged: 0,
             sweep_at: None,
             skipped: false,
@@ -224,20 +234,13 @@ impl GroupState {
             holds: 0,
             chunks: Vec::new(),
             waker: None,
+            parked: false,
             flags,
             settler: None,
             leaving: false,
         };
-        match self.members.iter().position(Option::is_none) {
-            Some(free) => {
-                self.members[free] = Some(member);
-                free
-            }
-            None => {
-                self.members.push(Some(member));
-                self.members.len() - 1
-            }
-        }
+        self.takers += 1;
+        self.members.add(member)
     }
 
     pub(crate) fn set_settler(&mut self, member: usize, settler: Arc<dyn Settler>) {
@@ -247,21 +250,26 @@ impl GroupState {
     }
 
     fn member(&mut self, member: usize) -> Option<&mut Member> {
-        self.members.get_mut(member).and_then(Option::as_mut)
+        self.members.get_mut(member)
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().flatten()
+        self.members.iter().map(|(_, member)| member)
     }
 
     pub(crate) fn members_of(&self, client: u64) -> Vec<usize> {
-        let mine = |member: &Option<Member>| member.as_ref().is_some_and(|m| m.client == client);
-        (0..self.members.len()).filter(|n| mine(&self.members[*n])).collect()
+        let mine = self.members.iter().filter(|(_, member)| member.client == client);
+        mine.map(|(index, _)| index).collect()
     }
 
     /// Wakes every member that waits: one alone might be busy elsewhere while others are idle.
     pub(crate) fn wake(&mut self, wakers: &mut Wakers) {
-        wakers.extend(self.members.iter_mut().flatten().filter_map(|member| member.waker.take()));
+        for index in self.parked.drain(..) {
+            if let Some(member) = self.members.get_mut(index) {
+                member.parked = false;
+                wakers.extend(member.waker.take());
+            }
+        }
     }
 
     /// An event came into the topic at `slot`.
@@ -351,10 +359,13 @@ impl GroupState {
                 Error::lagged(std::mem::take(&mut self.lagged)).with("group", &self.name),
             );
         }
-        if let Some(member) = self.member(member) {
-            match &mut member.waker {
+        if let Some(state) = self.members.get_mut(member) {
+            match &mut state.waker {
                 Some(known) => known.clone_from(waker),
                 none => *none = Some(waker.clone()),
+            }
+            if !std::mem::replace(&mut state.parked, true) {
+                self.parked.push(member);
             }
         }
         Polled::Pending
@@ -455,7 +466,7 @@ impl GroupState {
         credit: usize,
         wall: Timestamp,
     ) -> Option<(usize, u64, usize, u32)> {
-        let members = self.members.iter().flatten().filter(|member| !member.leaving).count().max(1);
+        let members = self.takers.max(1);
         let ignore_priority = streams.has_bug(Bug::PriorityIgnored);
         while let Some(slot) = self.tracks.front() {
             let ready = self.tracks.ready_len();
@@ -556,10 +567,10 @@ impl GroupState {
         };
         // The first is handed out at once; the others have as long to be so.
         let rest = chunk.full_mask() & !1;
-        outstanding.lease(1, now + wait);
+        outstanding.lease(1, after(now, wait));
         outstanding.seen = 1;
         if rest != 0 {
-            outstanding.lease(rest, now + wait);
+            outstanding.lease(rest, after(now, wait));
         }
         self.outstanding.insert(serial, outstanding);
         if let Some(member) = self.member(member) {
@@ -574,7 +585,7 @@ impl GroupState {
                 }
             }
         }
-        let at = if len == 1 { now + wait } else { now + wait / SWEEPS_PER_LEASE };
+        let at = after(now, if len == 1 { wait } else { wait / SWEEPS_PER_LEASE });
         self.arm_sweep(at, timers);
         chunk
     }
@@ -599,7 +610,7 @@ impl GroupState {
         }
         self.sweep_at = None;
         let wait = self.definition.ack_wait;
-        let step = wait / SWEEPS_PER_LEASE;
+        let soon = after(now, wait / SWEEPS_PER_LEASE);
         let never = streams.has_bug(Bug::LeaseNeverEnds);
         let early = if streams.has_bug(Bug::LeaseEndsEarly) { wait / 2 } else { Duration::ZERO };
         let mut next: Option<Instant> = None;
@@ -637,7 +648,7 @@ impl GroupState {
             let first = entry.leases.iter().map(|(_, until)| *until - early).min();
             let unseen = open & !entry.seen & !over != 0;
             let look =
-                if unseen { Some((now + step).min(first.unwrap_or(now + step))) } else { first };
+                if unseen { Some(first.map_or(soon, |first| first.min(soon))) } else { first };
             next = next.into_iter().chain(look).min();
         }
         closed.into_iter().for_each(|serial| self.close(serial));
@@ -730,7 +741,7 @@ impl GroupState {
             let number = first + u64::from(bit);
             match delay {
                 Some(delay) if number >= kept => {
-                    self.put_off((slot, number), attempts + 1, now + delay, timers);
+                    self.put_off((slot, number), attempts + 1, after(now, delay), timers);
                 }
                 _ => self.come_again(slot, number, attempts + 1, Queue::Retry, streams),
             }
@@ -790,7 +801,7 @@ impl GroupState {
         if chunk.closed() & mask != 0 {
             return false;
         }
-        entry.lease(mask, now + wait);
+        entry.lease(mask, after(now, wait));
         true
     }
 
@@ -836,11 +847,11 @@ impl GroupState {
     /// the deliveries that hold it.
     pub(crate) fn stop(&mut self, index: usize, streams: &Streams, wakers: &mut Wakers) {
         let Some(member) = self.member(index) else { return };
-        member.leaving = true;
-        if let Some(waker) = member.waker.take() {
-            wakers.push(waker);
-        }
-        for serial in member.chunks.clone() {
+        let was_taker = !std::mem::replace(&mut member.leaving, true);
+        wakers.extend(member.waker.take());
+        let chunks = member.chunks.clone();
+        self.takers -= usize::from(was_taker);
+        for serial in chunks {
             let Some(entry) = self.outstanding.get(&serial) else { continue };
             let handed = entry.chunk.handed();
             let unseen = if handed >= 64 { 0 } else { u64::MAX << handed };
@@ -852,7 +863,7 @@ impl GroupState {
     /// A member has gone.
     pub(crate) fn leave(&mut self, index: usize, streams: &Streams, wakers: &mut Wakers) {
         self.stop(index, streams, wakers);
-        let Some(member) = self.members.get_mut(index).and_then(Option::take) else { return };
+        let Some(member) = self.members.take(index) else { return };
         for serial in member.chunks {
             if let Some(entry) = self.outstanding.get_mut(&serial) {
                 entry.orphaned = true;
@@ -898,7 +909,7 @@ impl GroupState {
         self.outstanding.clear();
         self.held.clear();
         self.queues = Default::default();
-        for member in self.members.iter_mut().flatten() {
+        for member in self.members.iter_mut() {
             member.holds = 0;
             member.chunks.clear();
         }
@@ -1001,6 +1012,11 @@ impl GroupState {
 }
 
 type Pick = fn(&mut GroupState, &mut Streams, usize, Timestamp) -> Option<(usize, u64, usize, u32)>;
+
+/// The moment `wait` later; a wait without end is far away.
+fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| far_future(now))
+}
 
 fn event_at(stream: &mut Stream, number: u64) -> Option<&Event> {
     let segment = stream.segment_of(number)?;

@@ -130,6 +130,7 @@ impl Stream {
     }
 
     pub(crate) fn push(&mut self, event: Event, bytes: usize, now: Timestamp) -> u64 {
+        let now = self.in_order(now);
         if self.open.is_empty() && self.open.capacity() == 0 {
             // As long as the last one was: one in lockstep with a reader, many before it.
             let hint = self.sealed.back().map_or(4, |last| last.events.len().next_power_of_two());
@@ -156,6 +157,12 @@ impl Stream {
         number
     }
 
+    /// The time of an event that is stored now: its publisher may have read the clock before others
+    /// that were faster.
+    fn in_order(&self, now: Timestamp) -> Timestamp {
+        self.last_time.map_or(now, |last| last.max(now))
+    }
+
     /// For a seeded bug: the last two events change places.
     #[cfg(feature = "seeded-bugs")]
     pub(crate) fn swap_last_two(&mut self) {
@@ -178,6 +185,7 @@ impl Stream {
             return first;
         }
         self.seal();
+        let now = self.in_order(now);
         self.next += events.len() as u64;
         self.bytes += bytes;
         self.last_time = Some(now);

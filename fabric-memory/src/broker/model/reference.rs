@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fabric_core::{GroupDefinition, Patterns, Priority, Timestamp, Topic, WhenFull};
 
+use crate::config::MemoryConfig;
+
 /// `Err` says how the broker differs from what it is to do.
 pub(super) type Verdict<T = ()> = Result<T, String>;
 /// Where an event lies: in which topic, or in the group's own inbox, under which number.
@@ -193,8 +195,8 @@ impl PlainModel {
 /// Why events are no longer kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// So many more were to be stored in a topic.
-    Room(usize, usize),
+    /// So many more events of so many bytes were to be stored in a topic.
+    Room(usize, usize, usize),
     Trim(usize),
     None,
 }
@@ -202,6 +204,7 @@ pub(super) enum Cause {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) max_events: usize,
+    pub(super) max_bytes: usize,
     pub(super) max_age: Option<Duration>,
     pub(super) facts: Vec<Fact>,
     pub(super) topics: Vec<TopicModel>,
@@ -211,12 +214,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(
-        topics: &[Topic],
-        groups: usize,
-        max_events: usize,
-        max_age: Option<Duration>,
-    ) -> Self {
+    pub(super) fn new(topics: &[Topic], groups: usize, config: &MemoryConfig) -> Self {
         let topic = |name: &Topic| TopicModel {
             name: name.clone(),
             stored: Vec::new(),
@@ -225,8 +223,9 @@ impl Model {
             last: 0,
         };
         Self {
-            max_events,
-            max_age,
+            max_events: config.max_events,
+            max_bytes: config.max_bytes,
+            max_age: config.max_age,
             facts: Vec::new(),
             topics: topics.iter().map(topic).collect(),
             groups: (0..groups).map(|_| None).collect(),
@@ -316,8 +315,8 @@ impl Model {
         }
     }
 
-    /// Who may refuse one more event in the topic, and how.
-    pub(super) fn in_the_way(&self, topic: usize) -> Vec<WhenFull> {
+    /// Who may refuse one more event of so many bytes in the topic, and how.
+    pub(super) fn in_the_way(&self, topic: usize, bytes: usize) -> Vec<WhenFull> {
         let stream = &self.topics[topic];
         let mut policies = Vec::new();
         for plain in self.plains.values() {
@@ -325,7 +324,7 @@ impl Model {
                 policies.push(plain.when_full);
             }
         }
-        if stream.kept() + stream.scheduled.len() < self.max_events {
+        if self.excess(topic, 1, bytes) == 0 {
             return policies;
         }
         let end = stream.first + self.segment();
@@ -345,6 +344,23 @@ impl Model {
         }
         policies.retain(|policy| *policy != WhenFull::DropOldest);
         policies
+    }
+
+    /// How many of the oldest events leave room for so many more, or all where none do.
+    fn excess(&self, topic: usize, events: usize, bytes: usize) -> usize {
+        let stream = &self.topics[topic];
+        let size = |event: usize| self.facts[event].bytes;
+        let later: usize = stream.scheduled.iter().map(|later| size(later.event)).sum();
+        let kept = &stream.stored[stream.first as usize..];
+        let mut count = kept.len() + stream.scheduled.len() + events;
+        let mut sum = kept.iter().map(|(event, _)| size(*event)).sum::<usize>() + later + bytes;
+        let mut excess = 0;
+        while excess < kept.len() && (count > self.max_events || sum > self.max_bytes) {
+            count -= 1;
+            sum -= size(kept[excess].0);
+            excess += 1;
+        }
+        excess + usize::from(count > self.max_events || sum > self.max_bytes)
     }
 
     /// Whether these are dead letters that no group has read.
@@ -370,11 +386,10 @@ impl Model {
         }
         ensure!(first > old && first <= stream.next(), "{}: from {old} to {first}", stream.name);
         let trimmed = cause == Cause::Trim(topic);
-        if let Cause::Room(at, more) = cause
+        if let Cause::Room(at, events, bytes) = cause
             && self.max_age.is_none()
         {
-            let wanted =
-                (stream.kept() + stream.scheduled.len() + more).saturating_sub(self.max_events);
+            let wanted = self.excess(topic, events, bytes);
             let dropped = (first - old) as usize;
             ensure!(at == topic, "{} is evicted for another topic", stream.name);
             ensure!(

@@ -16,7 +16,9 @@ use fabric_core::{
 use futures_core::Stream as _;
 use tokio::time::Instant;
 
-use super::reference::{Begins, Cause, Fact, INBOX, Key, Model, State, Verdict, ensure};
+use super::reference::{
+    Begins, Cause, Fact, INBOX, Key, Model, State, TopicModel, Verdict, ensure,
+};
 use super::{Op, Setup, Starts};
 use crate::broker::{Broker, Held, Member, MemberFlags, Polled, Wakers};
 use crate::bug::Bug;
@@ -52,6 +54,8 @@ const WAITS: [Duration; GROUPS] =
     [Duration::from_millis(1600), Duration::from_millis(160), Duration::from_millis(1600)];
 const DEDUP_WINDOW: Duration = Duration::from_secs(2);
 const MAX_AGE: Duration = Duration::from_secs(2);
+/// Room for a dozen events.
+const MAX_BYTES: usize = 4096;
 const LIMIT: usize = 1 << 20;
 
 /// What a settler has to tell the broker, where telling it at once is not the only way.
@@ -215,6 +219,20 @@ impl Settler for Recorder {
     }
 }
 
+/// Where a group's inbox begins and how long it is.
+fn inbox(broker: &Broker, group: &Group) -> (u64, u64) {
+    let state = broker.state(group);
+    let track = state.and_then(|state| Some(&state.tracks.list[state.inbox?]));
+    track.map_or((0, 0), |track| {
+        let stream = broker.streams.peek(track.stream);
+        (stream.first(), stream.len() as u64)
+    })
+}
+
+fn size(events: &[Event]) -> usize {
+    events.iter().map(Event::size_in_memory).sum()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seating {
     Taken,
@@ -304,12 +322,13 @@ impl World {
         config.prefetch = setup.prefetch;
         config.when_full = POLICIES[setup.when_full % POLICIES.len()];
         config.dedup_window = setup.dedup.then_some(DEDUP_WINDOW);
+        config.max_bytes = if setup.bytes { MAX_BYTES } else { config.max_bytes };
         config.max_age = setup.age.then_some(MAX_AGE);
         // Far from the real clock, which must not decide what has expired.
         let start = Instant::now() + Duration::from_secs(86_400);
         let now = Now { instant: start, wall: wall_at(start) };
         let topics: Vec<Topic> = TOPICS.iter().map(|name| Topic::new(name).unwrap()).collect();
-        let model = Model::new(&topics, GROUPS, setup.max_events, config.max_age);
+        let model = Model::new(&topics, GROUPS, &config);
         let broker = Broker::new(config.clone(), bug, now);
         Self {
             stage: Arc::new(Mutex::new(Stage {
@@ -503,7 +522,7 @@ impl World {
                 self.judge_all(&events, &options, outcomes, now, topic)
             }
             Err(batch) => {
-                self.observe(Cause::Room(topic, events.len()))?;
+                self.observe(Cause::Room(topic, events.len(), size(&events)))?;
                 let flag = Arc::new(Flag::default());
                 let mut publisher = Publisher {
                     events: batch.events.into_iter().collect(),
@@ -534,7 +553,7 @@ impl World {
     ) -> Verdict {
         let outcomes = outcomes.into_vec();
         ensure!(outcomes.len() == events.len(), "{} outcomes", outcomes.len());
-        self.observe_evictions(Cause::Room(topic, events.len()))?;
+        self.observe_evictions(Cause::Room(topic, events.len(), size(events)))?;
         for (event, outcome) in events.iter().zip(outcomes) {
             self.judge(event, options, outcome, now)?;
         }
@@ -581,7 +600,7 @@ impl World {
             );
             return Ok(());
         }
-        let policies = self.model.in_the_way(topic);
+        let policies = self.model.in_the_way(topic, event.size_in_memory());
         let receipt = match outcome {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -652,7 +671,8 @@ impl World {
             };
             wakers.into_iter().for_each(Waker::wake);
             self.exists[topic] = true;
-            self.observe(Cause::Room(topic, 1))?;
+            let bytes = copy.size_in_memory();
+            self.observe(Cause::Room(topic, 1, bytes))?;
             let outcome = match tried {
                 Ok(Ok(receipt)) => Ok(receipt),
                 Ok(Err(back)) => {
@@ -662,7 +682,7 @@ impl World {
                         let index = broker.by_name[&self.topics[topic]];
                         broker.readers[index].waiting.len() > 1
                     };
-                    let policies = self.model.in_the_way(topic);
+                    let policies = self.model.in_the_way(topic, bytes);
                     ensure!(
                         waits || policies.contains(&WhenFull::Block),
                         "a publisher waits, but {policies:?}"
@@ -1336,10 +1356,7 @@ impl World {
     }
 
     fn inbox_first(&self, group: usize) -> u64 {
-        let broker = &lock(&self.stage).broker;
-        let state = broker.state(&self.names[group]);
-        let slot = state.and_then(|state| Some((state, state.inbox?)));
-        slot.map_or(0, |(state, slot)| broker.streams.peek(state.tracks.list[slot].stream).first())
+        inbox(&lock(&self.stage).broker, &self.names[group]).0
     }
 
     /// What the inbox lost for room.
@@ -1435,6 +1452,7 @@ impl World {
         let mut chunks = Vec::new();
         for seat in self.seats.iter().filter(|seat| seat.client == client) {
             self.seatings[seat.id] = Seating::Stopped;
+            self.model.plains.remove(&seat.id);
             chunks.extend(self.chunks.iter().filter(|c| c.seat == seat.id).map(|c| c.id));
         }
         self.observe(Cause::None)?;
@@ -1605,8 +1623,8 @@ impl World {
             return Ok(());
         }
         for topic in 0..self.topics.len() {
-            self.check_room(topic)?;
-            self.observe_evictions(Cause::Room(topic, 1))?;
+            let bytes = self.check_room(topic)?;
+            self.observe_evictions(Cause::Room(topic, 1, bytes))?;
         }
         Ok(())
     }
@@ -1621,15 +1639,19 @@ impl World {
     }
 
     /// Whoever is first in line to publish and sleeps has no room.
-    fn check_room(&self, topic: usize) -> Verdict {
+    fn check_room(&self, topic: usize) -> Verdict<usize> {
         let stage = &mut *lock(&self.stage);
         let broker = &mut stage.broker;
         let name = &self.topics[topic];
-        let Some(index) = broker.by_name.get(name).copied() else { return Ok(()) };
-        let Some((_, Some(_))) = broker.readers[index].waiting.front() else { return Ok(()) };
-        let room = broker.make_room(index, 1, 1, &stage.now, &mut Wakers::new());
+        let Some(index) = broker.by_name.get(name).copied() else { return Ok(0) };
+        let Some((ticket, Some(_))) = broker.readers[index].waiting.front() else { return Ok(0) };
+        let mut waiting = self.publishers.iter();
+        let first = waiting.find(|publisher| publisher.line.ticket() == Some((index, *ticket)));
+        let event = first.and_then(|publisher| publisher.events.front());
+        let bytes = event.map_or(0, Event::size_in_memory);
+        let room = broker.make_room(index, 1, bytes, &stage.now, &mut Wakers::new());
         ensure!(room.is_err(), "a publisher to {name} waits, and there is room");
-        Ok(())
+        Ok(bytes)
     }
 
     fn check_topics(&self) -> Verdict {
@@ -1751,7 +1773,13 @@ impl World {
     fn check_nothing_left(&mut self) -> Verdict {
         let stage = &mut *lock(&self.stage);
         ensure!(stage.broker.next_event().is_none(), "timers are left");
-        for state in stage.broker.groups.iter().flatten() {
+        let figures = stage.broker.figures();
+        let inboxes = (0..GROUPS).filter(|g| self.model.groups[*g].is_some());
+        let inboxes: u64 = inboxes.map(|g| inbox(&stage.broker, &self.names[g]).1).sum();
+        let kept: usize = self.model.topics.iter().map(TopicModel::kept).sum();
+        let expected = ("events", kept + inboxes as usize);
+        ensure!(figures[3] == expected, "{figures:?}, not {expected:?}");
+        for (_, state) in stage.broker.groups.iter() {
             state.check_empty().map_err(|left| format!("{}: {left}", state.name))?;
         }
         for group in self.model.groups.iter().flatten() {
