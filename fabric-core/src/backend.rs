@@ -47,7 +47,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// The batch.
-    #[expect(clippy::result_large_err, reason = "the refused batch goes on to `submit` unchanged")]
     fn try_submit(&self, batch: Batch) -> Result<Confirms, Batch>;
 
     /// Takes the events over, in order; resolves when there is room for them. Confirms come later.

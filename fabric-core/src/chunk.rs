@@ -105,6 +105,21 @@ pub enum Places {
     Each(Box<[Position]>),
 }
 
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It comes again.
+    Nack,
+    /// It is a dead letter.
+    Reject,
+}
+
+/// Who hears of settlements: a layer, with the event as it left that layer.
+pub(crate) type Observer = Arc<dyn Fn(&Event, &DeliveryInfo, Settlement) + Send + Sync>;
+
 /// What the broker says about a delivery, beside the event.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -140,6 +155,7 @@ pub struct Chunk {
     lost: OnceLock<Notify>,
     office: OnceLock<Arc<DeadLetterOffice>>,
     base: Option<Arc<Self>>,
+    observer: Option<Observer>,
     /// The bits of deliveries that are not handed out here.
     hidden: u64,
     watch: Option<SharedWatch>,
@@ -171,6 +187,7 @@ impl Chunk {
             lost: OnceLock::new(),
             office: OnceLock::new(),
             base: None,
+            observer: None,
             hidden: 0,
             watch: None,
         }
@@ -238,6 +255,12 @@ impl Chunk {
         let len = base.len();
         let received = base.received;
         Self { base: Some(base), ..Self::new(Arc::new(events), 0, len, received) }
+    }
+
+    /// Sets who hears of the settlements.
+    pub(crate) fn with_observer(mut self, observer: Option<Observer>) -> Self {
+        self.observer = observer;
+        self
     }
 
     /// The same deliveries, of which only those in `shown` are handed out.
@@ -419,6 +442,20 @@ impl Chunk {
         match self.settle_with(|settler, chunk| settler.ack(chunk, open, complete)) {
             Settled::Done(_) => None,
             Settled::Pending(pending) => Some(pending),
+        }
+    }
+
+    /// Tells every layer what became of the deliveries in `mask`, the innermost first.
+    pub(crate) fn observe(&self, mask: u64, settlement: Settlement) {
+        if let Some(base) = &self.base {
+            base.observe(mask, settlement);
+        }
+        if let Some(observer) = &self.observer {
+            for (n, event) in self.events().iter().enumerate() {
+                if mask & 1 << n != 0 {
+                    observer(event, &self.info(n), settlement);
+                }
+            }
         }
     }
 

@@ -10,13 +10,14 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, stale};
+use crate::capabilities::Ability;
+use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
 use crate::position::Position;
 use crate::time::Timestamp;
-use crate::watch::{Settlement, Works};
+use crate::watch::{Asked, Works};
 use crate::{Error, Result};
 
 /// A received event.
@@ -166,6 +167,9 @@ impl Delivery {
     pub async fn progress(&self) -> Result<()> {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
+        }
+        if let Some(office) = self.chunk.office() {
+            office.demand(Ability::Extend)?;
         }
         self.lease().extend().await
     }
@@ -464,11 +468,23 @@ impl Verdict {
         }
     }
 
-    const fn settlement(&self) -> Settlement<'_> {
+    const fn asked(&self) -> Asked<'_> {
         match self {
-            Self::Ack => Settlement::Ack,
-            Self::Nack(nack) => Settlement::Nack(nack),
-            Self::Reject(_) | Self::Bury(..) => Settlement::Reject,
+            Self::Ack => Asked::Ack,
+            Self::Nack(nack) => Asked::Nack(nack),
+            Self::Reject(_) | Self::Bury(..) => Asked::Reject,
+        }
+    }
+
+    /// Refuses what the stack cannot do, before anything is claimed.
+    fn check(&self, office: &DeadLetterOffice) -> Result<()> {
+        match self {
+            Self::Ack => Ok(()),
+            Self::Nack(nack) => {
+                office.demand(Ability::Nack)?;
+                nack.delay.map_or(Ok(()), |_| office.demand(Ability::NackDelay))
+            }
+            Self::Reject(_) | Self::Bury(..) => office.demand(Ability::DeadLetters),
         }
     }
 }
@@ -632,7 +648,7 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
     let (mut left, mut answered, mut passed) = (mask, Ok(()), 0);
     for watch in chunk.watches() {
         passed += 1;
-        if let Some(answer) = watch.before(chunk, left, verdict.settlement()) {
+        if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
             left &= !answer.mask;
             answered = answered.and(answer.result);
             if left == 0 {
@@ -648,7 +664,7 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
     let tell = move |result: Result<()>| {
         let result = answered.and(result);
         for watch in watched.watches().take(passed) {
-            watch.after(&watched, mask, verdict.settlement(), began, &result);
+            watch.after(&watched, mask, verdict.asked(), began, &result);
         }
         result
     };
@@ -669,8 +685,13 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
             Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
         });
     }
+    if let Some(office) = chunk.office()
+        && let Err(error) = verdict.check(office)
+    {
+        return PartProgress::Done(Err(error.with_operation(operation)));
+    }
     let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
+        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
             chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
         }),
         Verdict::Nack(nack) => {
@@ -681,7 +702,7 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
                         nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
                     bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
                 }
-                _ => claimed(chunk, mask, Chunk::claim_to_return, |chunk, mask, _| {
+                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
                     chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
                 }),
             }
@@ -710,10 +731,13 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
 fn claimed(
     chunk: &Arc<Chunk>,
     mask: u64,
-    claim: impl FnOnce(&Chunk, u64) -> (u64, bool),
+    settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
 ) -> Settled {
-    let (open, complete) = claim(chunk, mask);
+    let (open, complete) = match settlement {
+        Settlement::Nack => chunk.claim_to_return(mask),
+        _ => chunk.claim(mask),
+    };
     let moved = open != mask;
     if moved && let Some(office) = chunk.office() {
         office.stats().add_stale(u64::from((mask & !open).count_ones()));
@@ -723,7 +747,10 @@ fn claimed(
     }
     let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
     match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => Settled::Done(answer(Ok(()))),
+        Settled::Done(Ok(())) => {
+            chunk.observe(open, settlement);
+            Settled::Done(answer(Ok(())))
+        }
         Settled::Done(Err(error)) => {
             chunk.unclaim(open);
             Settled::Done(Err(error))
@@ -732,8 +759,9 @@ fn claimed(
             let chunk = Arc::clone(chunk);
             Settled::Pending(Box::pin(async move {
                 let result = pending.await;
-                if result.is_err() {
-                    chunk.unclaim(open);
+                match &result {
+                    Ok(()) => chunk.observe(open, settlement),
+                    Err(_) => chunk.unclaim(open),
                 }
                 answer(result)
             }))
@@ -773,7 +801,7 @@ pub(crate) async fn bury_now(
     let mut info = chunk.info(index);
     info.attempt = info.attempt.max(attempts);
     office.keep(chunk.events()[index].clone(), info, reason, error).await?;
-    let settled = claimed(chunk, mask, Chunk::claim, |chunk, mask, complete| {
+    let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
     match settled {

@@ -355,10 +355,12 @@ impl Event {
         self.extra().ttl
     }
 
-    /// The moment after which it is not delivered any more.
+    /// The moment after which it is not delivered any more. A dead letter is kept until somebody
+    /// looks after it, however late that is.
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.extra.as_ref()?.ttl.map(|ttl| self.time.saturating_add(ttl))
+        let ttl = self.extra.as_ref()?.ttl?;
+        (!self.is_kept_letter()).then(|| self.time.saturating_add(ttl))
     }
 
     /// The moment before which it is not delivered; set once it is published.
@@ -559,9 +561,19 @@ impl Event {
 
     /// The same event as a dead letter: envelope and payload untouched, under the group's topic.
     pub(crate) fn into_dead_letter(mut self, topic: Topic, letter: DeadLetter) -> Self {
+        // The type is the topic unless given: it stays what it was.
+        if self.extra().event_type.is_none() {
+            let event_type = Text::Shared(Arc::from(self.topic.as_str()));
+            self.extra_mut().event_type = Some(event_type);
+        }
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self
+    }
+
+    /// Whether it is a dead letter where dead letters are kept, and not one on its way back.
+    pub(crate) fn is_kept_letter(&self) -> bool {
+        self.dead_letter().is_some() && self.topic.is_reserved()
     }
 
     /// A dead letter as it goes back to its group: under its own topic, once more redriven.

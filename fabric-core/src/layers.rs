@@ -5,6 +5,7 @@
 mod batch;
 mod circuit_breaker;
 mod fault;
+mod hooks;
 mod limit;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -22,6 +23,7 @@ mod probe;
 pub use batch::Batching;
 pub use circuit_breaker::{CircuitBreaker, CircuitState};
 pub use fault::{Fault, Faults};
+pub use hooks::{Hooks, hooks};
 pub use limit::Limit;
 #[cfg(feature = "metrics")]
 pub use metrics::Metrics;

@@ -53,6 +53,9 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 pub mod layers;
 
 pub mod header {
@@ -69,8 +72,13 @@ pub mod __private {
 
     pub use bytes::Bytes;
 
+    #[cfg(feature = "cbor")]
+    pub use crate::codec::Cbor;
+    pub use crate::codec::Codec;
     #[cfg(feature = "json")]
-    pub use crate::derived::json;
+    pub use crate::codec::Json;
+    #[cfg(feature = "msgpack")]
+    pub use crate::codec::MessagePack;
     pub use crate::derived::{Held, HeldBytes, HeldElsewhere, Part, fixed_topic, raw, topic};
     pub use crate::{Priority, Result, Topic, TypedEvent, TypedRequest};
 }
@@ -81,7 +89,7 @@ pub use backend::{
 };
 pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
-pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settler};
+pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlement, Settler};
 pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;

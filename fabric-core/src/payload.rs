@@ -175,13 +175,21 @@ impl Payload {
 
 /// Runs a user's codec: its panic harms this event alone.
 pub(crate) fn guard<R>(what: &str, codec: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(codec)).unwrap_or_else(|panic| {
+    caught(|| format!("the codec of `{what}`"), codec)
+}
+
+/// Runs a user's code for one event: its panic is an error of this event alone.
+pub(crate) fn caught<R>(
+    what: impl FnOnce() -> String,
+    code: impl FnOnce() -> Result<R>,
+) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| {
         let said = panic
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        Err(Error::new(ErrorKind::Codec, format!("the codec of `{what}` panicked: {said}")))
+        Err(Error::new(ErrorKind::Codec, format!("{} panicked: {said}", what())))
     })
 }
 

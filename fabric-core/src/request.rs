@@ -52,6 +52,12 @@ impl Request {
         Self { event, replier: Box::new(replier) }
     }
 
+    /// The request and what answers it, for layers.
+    #[must_use]
+    pub fn into_parts(self) -> (Event, Box<dyn Replier>) {
+        (self.event, self.replier)
+    }
+
     /// The request itself.
     #[must_use]
     pub fn event(&self) -> &Event {

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
-use crate::chunk::{Chunk, DeliveryInfo, Settler};
+use crate::chunk::{Chunk, DeliveryInfo, Observer, Settlement, Settler};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::delivery::{Delivery, DeliveryBatch, bury_now};
 use crate::event::Event;
@@ -117,7 +117,22 @@ impl Subscription {
         change: impl Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
     ) -> Self {
         if let Some(inner) = self.source.take() {
-            self.source = Some(Box::new(MapSource { inner, change }));
+            self.source = Some(Box::new(MapSource { inner, change, settled: None }));
+        }
+        self
+    }
+
+    /// As [`map_events`](Self::map_events), and calls `settled` once for each event that was
+    /// settled, with the event as `change` left it.
+    #[must_use]
+    pub fn map_events_observed(
+        mut self,
+        change: impl Fn(&mut Event, &DeliveryInfo) -> Result<()> + Send + 'static,
+        settled: impl Fn(&Event, &DeliveryInfo, Settlement) + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(inner) = self.source.take() {
+            let settled: Option<Observer> = Some(Arc::new(settled));
+            self.source = Some(Box::new(MapSource { inner, change, settled }));
         }
         self
     }
@@ -339,7 +354,7 @@ impl Subscription {
         {
             stats.add_redeliveries(1);
         }
-        let Some(office) = &self.office else {
+        let Some(office) = self.office.as_ref().filter(|office| office.keeps_letters()) else {
             return chunk
                 .fault(n)
                 .map_or(Admitted::HandOut, |fault| Admitted::Fault(fault.clone()));
@@ -421,6 +436,7 @@ impl Source for Prepend {
 struct MapSource<F> {
     inner: Box<dyn Source>,
     change: F,
+    settled: Option<Observer>,
 }
 
 impl<F> Source for MapSource<F>
@@ -441,7 +457,7 @@ where
                     faults.push((n, error));
                 }
             }
-            let chunk = Chunk::mapped(base, events);
+            let chunk = Chunk::mapped(base, events).with_observer(self.settled.clone());
             Arc::new(faults.into_iter().fold(chunk, |chunk, (n, error)| chunk.with_fault(n, error)))
         })))
     }

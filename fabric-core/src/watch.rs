@@ -13,9 +13,9 @@ use crate::Result;
 use crate::chunk::{Chunk, Nack};
 use crate::event::TraceContext;
 
-/// A settlement as a layer sees it pass.
+/// A settlement that somebody asks for, as a layer sees it pass.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Settlement<'a> {
+pub(crate) enum Asked<'a> {
     Ack,
     Nack(&'a Nack),
     /// To the dead letters.
@@ -35,7 +35,7 @@ pub(crate) type Place<'a> = (&'a Chunk, usize);
 /// What a layer does about deliveries that it handed out.
 pub(crate) trait Watch: Send + Sync + 'static {
     /// Before a settlement goes on: what the layer answers itself, for all of them or some.
-    fn before(&self, _chunk: &Chunk, _mask: u64, _settlement: Settlement<'_>) -> Option<Answered> {
+    fn before(&self, _chunk: &Chunk, _mask: u64, _asked: Asked<'_>) -> Option<Answered> {
         None
     }
 
@@ -44,7 +44,7 @@ pub(crate) trait Watch: Send + Sync + 'static {
         &self,
         _chunk: &Chunk,
         _mask: u64,
-        _settlement: Settlement<'_>,
+        _asked: Asked<'_>,
         _began: Instant,
         _result: &Result<()>,
     ) {

@@ -14,7 +14,9 @@ impl GroupsBackend for Memory {
     async fn define(&self, group: &Group, definition: GroupDefinition) -> Result<()> {
         let client = self.open_client()?;
         let now = Now::read();
-        client.instance.at(now, |broker, _| broker.define_group(group, definition, now))
+        client
+            .instance
+            .at(now, |broker, wakers| broker.define_group(group, definition, now, wakers))
     }
 
     async fn redefine(&self, group: &Group, patterns: Patterns) -> Result<()> {

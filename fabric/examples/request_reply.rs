@@ -8,8 +8,21 @@
 
 use std::time::Duration;
 
-use fabric::{ErrorKind, Event, Fabric, Requests, Result};
+use fabric::{Context, ErrorKind, Event, Fabric, HandlerError, HandlerResult, Result, Typed};
 use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "quote.get", reply = Quote)]
+struct GetQuote {
+    symbol: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "quote.price")]
+struct Quote {
+    cents: usize,
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -21,40 +34,36 @@ async fn main() -> Result<()> {
     assert_eq!(error.kind(), ErrorKind::NoResponders);
 
     // Responders of one name share the requests.
-    for _ in 0..2 {
-        tokio::spawn(answer(fabric.responder("pricing").serve("quote.*").await?));
-    }
+    let _first = fabric.responder("pricing").on(answer).start().await?;
+    let second = fabric.responder("pricing").on(answer).start().await?;
     let symbols = ["ACME", "INITECH", "HOOLI"];
     let prices = try_join_all(symbols.map(|symbol| ask(&fabric, symbol))).await?;
-    for (symbol, price) in symbols.iter().zip(&prices) {
-        println!("{symbol}: {price}");
+    for (symbol, cents) in symbols.iter().zip(&prices) {
+        println!("{symbol}: {cents} cents");
     }
-    assert_eq!(prices, ["4 cents", "7 cents", "5 cents"]);
+    assert_eq!(prices, [4, 7, 5]);
 
     // What the responder says went wrong reaches the caller as such.
     let error = ask(&fabric, "NOBODY").await.expect_err("the responder refuses");
     println!("NOBODY: {error}");
     assert_eq!(error.kind(), ErrorKind::Remote);
+
+    // One may leave: it answers what it has, and the other goes on.
+    second.drain(Duration::from_secs(1)).await?;
+    assert_eq!(ask(&fabric, "ACME").await?, 4);
     fabric.close(Duration::from_secs(1)).await
 }
 
-async fn ask(fabric: &Fabric, symbol: &str) -> Result<String> {
-    let request = Event::to("quote.get").text(symbol);
-    let reply = fabric.request(request).timeout(Duration::from_secs(1)).await?;
-    Ok(reply.text()?.into_owned())
+async fn ask(fabric: &Fabric, symbol: &str) -> Result<usize> {
+    let request = GetQuote { symbol: symbol.to_owned() };
+    let quote = fabric.request(request).timeout(Duration::from_secs(1)).await?;
+    Ok(quote.cents)
 }
 
-/// Answers until the fabric closes; a symbol costs a cent a letter.
-async fn answer(mut requests: Requests) -> Result<()> {
-    while let Some(request) = requests.recv().await {
-        let request = request?;
-        let symbol = request.text()?.into_owned();
-        if symbol == "NOBODY" {
-            request.fail("no such symbol").await?;
-        } else {
-            let price = format!("{} cents", symbol.len());
-            request.reply(Event::to("quote.price").text(price)).await?;
-        }
+/// A symbol costs a cent a letter.
+async fn answer(ask: Typed<GetQuote>, _: Context) -> HandlerResult<Quote> {
+    match ask.symbol.as_str() {
+        "NOBODY" => Err(HandlerError::permanent("no such symbol")),
+        symbol => Ok(Quote { cents: symbol.len() }),
     }
-    Ok(())
 }

@@ -1,16 +1,17 @@
 //! What a user writes: the programs that the design was found by, compiled and run on memory.
 
-#![cfg(all(feature = "memory", feature = "json"))]
+#![cfg(all(feature = "memory", feature = "json", feature = "derive"))]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fabric::layers::{self, Hooks};
 use fabric::{
     ConsumerBuilder, Context, DeadLetterReason, Error, ErrorKind, Event, Fabric, HandlerError,
     HandlerResult, Position, Result, Retry, RetryClass, Start, Timestamp, Topic, Typed, TypedEvent,
-    TypedRequest, Unmatched, jsonl,
+    Unmatched, jsonl,
 };
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
@@ -123,14 +124,14 @@ async fn publish_all_takes_results() -> Result<()> {
     Ok(())
 }
 
-/// A typed event written by hand; `encode` is not to be run inside a process.
+/// A typed event written by hand, whose codec is not to be run inside a process.
 #[derive(Debug, PartialEq)]
-struct StepReady {
+struct ByHand {
     plan: String,
     step: u32,
 }
 
-impl TypedEvent for StepReady {
+impl TypedEvent for ByHand {
     const TYPE: &'static str = "plan.step_ready";
     const VERSION: u32 = 2;
     const PATTERN: &'static str = "plan.*.step_ready";
@@ -156,19 +157,19 @@ impl TypedEvent for StepReady {
 #[tokio::test]
 async fn a_typed_event_arrives_as_the_same_value_and_no_serializer_runs() -> Result<()> {
     let fabric = memory().await;
-    let mut plain = fabric.subscribe(StepReady::PATTERN).await?;
-    let mut group = fabric.subscribe(StepReady::PATTERN).group("planner").await?;
-    let sent = Arc::new(StepReady { plan: "p".to_owned(), step: 1 });
+    let mut plain = fabric.subscribe(ByHand::PATTERN).await?;
+    let mut group = fabric.subscribe(ByHand::PATTERN).group("planner").await?;
+    let sent = Arc::new(ByHand { plan: "p".to_owned(), step: 1 });
     fabric.publish(Arc::clone(&sent)).await?;
-    fabric.publish(StepReady { plan: "p".to_owned(), step: 2 }).await?;
-    fabric.publish(Event::of(StepReady { plan: "q".to_owned(), step: 3 }).ttl(secs(60))).await?;
+    fabric.publish(ByHand { plan: "p".to_owned(), step: 2 }).await?;
+    fabric.publish(Event::of(ByHand { plan: "q".to_owned(), step: 3 }).ttl(secs(60))).await?;
 
     for readers in [&mut plain, &mut group] {
         for step in 1..=3 {
             let delivery = readers.recv().await.unwrap()?;
-            let ready: Typed<StepReady> = delivery.decode()?;
+            let ready: Typed<ByHand> = delivery.decode()?;
             assert_eq!(ready.step, step);
-            assert_eq!((ready.event().event_type(), ready.event().version()), (StepReady::TYPE, 2));
+            assert_eq!((ready.event().event_type(), ready.event().version()), (ByHand::TYPE, 2));
             assert_eq!(delivery.key(), Some(ready.plan.as_str()));
             if step == 1 {
                 assert!(Arc::ptr_eq(&ready.into_arc(), &sent));
@@ -178,44 +179,35 @@ async fn a_typed_event_arrives_as_the_same_value_and_no_serializer_runs() -> Res
     }
     // History holds the value too.
     let mut kept = fabric.replay("plan.p.*").await?;
-    assert!(Arc::ptr_eq(&kept.recv().await.unwrap()?.decode::<StepReady>()?.into_arc(), &sent));
+    assert!(Arc::ptr_eq(&kept.recv().await.unwrap()?.decode::<ByHand>()?.into_arc(), &sent));
     Ok(())
 }
 
-/// What a step that is done is published as.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "plan.{plan}.step_ready", version = 2, key = "plan")]
+struct StepReady {
+    plan: String,
+    step: u32,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "plan.{plan}.step_done", key = "plan")]
 struct StepDone {
     plan: String,
     step: u32,
 }
 
-impl TypedEvent for StepDone {
-    const TYPE: &'static str = "plan.step_done";
-    const VERSION: u32 = 1;
-    const PATTERN: &'static str = "plan.*.step_done";
-    const CONTENT_TYPE: &'static str = "text/plain";
-
-    fn topic(&self) -> Result<Topic> {
-        Topic::new(format!("plan.{}.step_done", self.plan))
-    }
-
-    fn key(&self) -> Option<String> {
-        Some(self.plan.clone())
-    }
-
-    fn encode(&self) -> Result<Bytes> {
-        panic!("nothing is serialized inside a process")
-    }
-
-    fn decode(_: &[u8]) -> Result<Self> {
-        panic!("nothing is deserialized inside a process")
-    }
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "arm.stop")]
+struct Stop {
+    why: String,
 }
 
 /// The state of program 3: an arm that is out of order at first.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct App {
     failures_left: Arc<AtomicU32>,
+    stopped: Arc<Mutex<Vec<String>>>,
 }
 
 impl App {
@@ -225,6 +217,11 @@ impl App {
             Ok(_) => Err(std::io::Error::other("the arm is out of order")),
             Err(_) => Ok(()),
         }
+    }
+
+    fn stop(&self, why: &str) -> std::io::Result<()> {
+        self.stopped.lock().expect("nobody panics with it").push(why.to_owned());
+        Ok(())
     }
 }
 
@@ -241,8 +238,8 @@ fn planner(fabric: &Fabric, app: App) -> ConsumerBuilder<App> {
         .consumer("planner")
         .state(app)
         .on(step_ready)
-        .on(async |done: Typed<StepDone>, _| {
-            assert!(done.step < 10);
+        .on(async |stop: Typed<Stop>, cx: Context<App>| {
+            cx.state().stop(&stop.why)?;
             Ok(())
         })
         .unmatched(Unmatched::Reject)
@@ -257,12 +254,13 @@ async fn a_service_handles_retries_rejects_and_drains() -> Result<()> {
     let fabric = memory().await;
     let mut done = fabric.subscribe(StepDone::PATTERN).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let app = App { failures_left: Arc::new(AtomicU32::new(3)) };
-    let service = tokio::spawn(planner(&fabric, app).run_until(stopped));
+    let app = App { failures_left: Arc::new(AtomicU32::new(3)), ..App::default() };
+    let service = tokio::spawn(planner(&fabric, app.clone()).run_until(stopped));
     // The group is there when the service is, and what was published before is not for it.
     while fabric.groups()?.info("planner").await.is_err() {
         tokio::task::yield_now().await;
     }
+    fabric.publish(Stop { why: "lunch".to_owned() }).await?;
     for step in 0..10 {
         fabric.publish(StepReady { plan: "p".to_owned(), step }).await?;
     }
@@ -273,6 +271,7 @@ async fn a_service_handles_retries_rejects_and_drains() -> Result<()> {
     }
     drop(stop);
     service.await.unwrap()?;
+    assert_eq!(*app.stopped.lock().unwrap(), ["lunch"]);
     let letters = fabric.dead_letters("planner").list(10).await?;
     assert_eq!(letters.len(), 1);
     let letter = letters[0].dead_letter().unwrap();
@@ -283,74 +282,41 @@ async fn a_service_handles_retries_rejects_and_drains() -> Result<()> {
     Ok(())
 }
 
-/// A request and its reply, as one byte each.
-#[derive(Debug)]
-struct GetQuote(u8);
-#[derive(Debug)]
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "quote.get", reply = Quote)]
+struct GetQuote {
+    symbol: String,
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(topic = "quote.price")]
 struct Quote {
     cents: u8,
-}
-
-macro_rules! one_byte {
-    ($name:ident, $topic:literal, $byte:expr, $from:expr) => {
-        impl TypedEvent for $name {
-            const TYPE: &'static str = $topic;
-            const VERSION: u32 = 1;
-            const PATTERN: &'static str = $topic;
-            const CONTENT_TYPE: &'static str = "application/octet-stream";
-
-            fn topic(&self) -> Result<Topic> {
-                Topic::new($topic)
-            }
-
-            fn key(&self) -> Option<String> {
-                None
-            }
-
-            fn encode(&self) -> Result<Bytes> {
-                let byte: fn(&Self) -> u8 = $byte;
-                Ok(Bytes::copy_from_slice(&[byte(self)]))
-            }
-
-            fn decode(payload: &[u8]) -> Result<Self> {
-                match payload {
-                    [byte] => Ok($from(*byte)),
-                    _ => Err(Error::new(ErrorKind::Codec, "one byte was expected")),
-                }
-            }
-        }
-    };
-}
-
-one_byte!(GetQuote, "quote.get", |ask| ask.0, GetQuote);
-one_byte!(Quote, "quote.price", |quote| quote.cents, |cents| Quote { cents });
-
-impl TypedRequest for GetQuote {
-    type Reply = Quote;
 }
 
 /// Program 4: a request, its answer, and the ways in which there is none.
 #[tokio::test(start_paused = true)]
 async fn requests_are_answered_or_fail_for_a_reason() -> Result<()> {
     let fabric = memory().await;
-    assert_eq!(quote(&fabric, 1).await?, "nobody is there");
+    assert_eq!(quote(&fabric, "ACME").await?, "nobody is there");
 
-    let pricing = fabric.responder("pricing").on(async |ask: Typed<GetQuote>, _| match ask.0 {
-        0 => Err(HandlerError::permanent("nothing is free")),
-        9 => std::future::pending().await,
-        n => Ok(Quote { cents: 7 * n }),
-    });
+    let pricing =
+        fabric.responder("pricing").on(async |ask: Typed<GetQuote>, _| match ask.symbol.as_str() {
+            "FREE" => Err(HandlerError::permanent("nothing is free")),
+            "SLOW" => std::future::pending().await,
+            _ => Ok(Quote { cents: 7 }),
+        });
     let _pricing = pricing.start().await?;
-    assert_eq!(quote(&fabric, 3).await?, "21 cents");
-    let error = quote(&fabric, 0).await.unwrap_err();
+    assert_eq!(quote(&fabric, "ACME").await?, "7 cents");
+    let error = quote(&fabric, "FREE").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Remote);
     assert!(error.to_string().contains("nothing is free"), "{error}");
-    assert_eq!(quote(&fabric, 9).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(quote(&fabric, "SLOW").await.unwrap_err().kind(), ErrorKind::Timeout);
     Ok(())
 }
 
-async fn quote(fabric: &Fabric, symbol: u8) -> Result<String> {
-    match fabric.request(GetQuote(symbol)).timeout(secs(1)).await {
+async fn quote(fabric: &Fabric, symbol: &str) -> Result<String> {
+    match fabric.request(GetQuote { symbol: symbol.to_owned() }).timeout(secs(1)).await {
         Ok(quote) => Ok(format!("{} cents", quote.cents)),
         Err(error) if error.kind() == ErrorKind::NoResponders => Ok("nobody is there".to_owned()),
         Err(error) => Err(error),
@@ -373,6 +339,27 @@ async fn an_untyped_request_gets_an_event() -> Result<()> {
     let reply = fabric.request(request).await?;
     assert_eq!(reply.text()?, "HELLO");
     assert_eq!(reply.causation_id().map(ToString::to_string).as_deref(), Some("q-1"));
+    Ok(())
+}
+
+/// Program 5: a layer of one method.
+struct Tenant(String);
+
+impl Hooks for Tenant {
+    fn publish(&self, event: &mut Event) -> Result<()> {
+        event.set_header("tenant", &self.0)
+    }
+}
+
+#[tokio::test]
+async fn hooks_make_a_layer() -> Result<()> {
+    let fabric = memory().await.layer(layers::hooks(Tenant("acme".into())))?;
+    let mut events = fabric.subscribe("#").await?;
+    fabric.publish(Event::to("a").header("tenant", "other")).await?;
+    fabric.publish(StepReady { plan: "p".to_owned(), step: 1 }).await?;
+    for _ in 0..2 {
+        assert_eq!(events.recv().await.unwrap()?.header("tenant"), Some("acme"));
+    }
     Ok(())
 }
 

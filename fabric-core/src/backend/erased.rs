@@ -41,7 +41,6 @@ pub trait DynBackend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// The batch.
-    #[expect(clippy::result_large_err, reason = "the refused batch goes on to `submit` unchanged")]
     fn try_submit(&self, batch: Batch) -> Result<Confirms, Batch>;
     /// As [`Backend::submit`].
     fn submit(&self, batch: Batch) -> Boxed<'_, Confirms>;

@@ -20,7 +20,7 @@ use crate::chunk::{Chunk, Nack, Places, Settled, Settler};
 use crate::layer::Layer;
 use crate::options::SubscribeOptions;
 use crate::subscription::{Source, Subscription};
-use crate::watch::{Answered, Settlement, SharedWatch, Watch};
+use crate::watch::{Answered, Asked, SharedWatch, Watch};
 use crate::{Error, ErrorKind, Result, RetryClass};
 
 /// Injects faults, so that a program's tests can show that it stands them.
@@ -510,8 +510,8 @@ impl Settler for NothingToSettle {
 struct FaultyAcks(Faults);
 
 impl Watch for FaultyAcks {
-    fn before(&self, _: &Chunk, mask: u64, settlement: Settlement<'_>) -> Option<Answered> {
-        if !matches!(settlement, Settlement::Ack) {
+    fn before(&self, _: &Chunk, mask: u64, asked: Asked<'_>) -> Option<Answered> {
+        if !matches!(asked, Asked::Ack) {
             return None;
         }
         if self.0.strikes(Fault::FailedAck) {

@@ -26,7 +26,7 @@ use crate::patterns::{IntoPatterns, Patterns};
 use crate::request::{Requests, RespondOptions};
 use crate::subscription::{Source, Subscription};
 use crate::topic::Topic;
-use crate::watch::{Place, Settlement, Watch, Work};
+use crate::watch::{Asked, Place, Watch, Work};
 use crate::{Error, ErrorKind, Result};
 
 /// Counts and times what passes, for whatever recorder of the crate `metrics` is installed.
@@ -471,14 +471,14 @@ impl Watch for Receiving {
         &self,
         chunk: &Chunk,
         mask: u64,
-        settlement: Settlement<'_>,
+        asked: Asked<'_>,
         began: Instant,
         result: &Result<()>,
     ) {
-        let (which, is_error) = match settlement {
-            Settlement::Ack => (0, false),
-            Settlement::Nack(nack) => (1, nack.error.is_some()),
-            Settlement::Reject => (2, true),
+        let (which, is_error) = match asked {
+            Asked::Ack => (0, false),
+            Asked::Nack(nack) => (1, nack.error.is_some()),
+            Asked::Reject => (2, true),
         };
         let count = u64::from(mask.count_ones());
         let settled = &self.settled[which];

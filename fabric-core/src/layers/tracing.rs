@@ -27,7 +27,7 @@ use crate::patterns::{IntoPatterns, Patterns};
 use crate::request::{Requests, RespondOptions};
 use crate::subscription::{Source, Subscription};
 use crate::topic::Topic;
-use crate::watch::{Place, Settlement, Watch, Work};
+use crate::watch::{Asked, Place, Watch, Work};
 use crate::{Error, Result};
 
 /// Makes spans by OpenTelemetry's conventions for messaging, and carries their context with events.
@@ -429,7 +429,7 @@ impl Watch for Deliveries {
         &self,
         chunk: &Chunk,
         mask: u64,
-        settlement: Settlement<'_>,
+        asked: Asked<'_>,
         began: Instant,
         result: &Result<()>,
     ) {
@@ -437,10 +437,10 @@ impl Watch for Deliveries {
             return;
         }
         let system = &self.desk.system;
-        let operation = match settlement {
-            Settlement::Ack => system.ack,
-            Settlement::Nack(_) => system.nack,
-            Settlement::Reject => system.reject,
+        let operation = match asked {
+            Asked::Ack => system.ack,
+            Asked::Nack(_) => system.nack,
+            Asked::Reject => system.reject,
         };
         let settled = chunk.events().iter().enumerate().filter(|(n, _)| mask & 1 << n != 0);
         let events: Vec<&Event> = settled.map(|(_, event)| event).collect();

@@ -1,0 +1,6 @@
+//! What core does by itself, over a backend of a few lines.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod hooks;
+mod tiny;
