@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::dead_letter::DeadLetterOffice;
 use crate::event::Event;
 use crate::group::Group;
 use crate::position::Position;
 use crate::time::Timestamp;
+use crate::watch::SharedWatch;
 use crate::{Error, ErrorKind, Result};
 
 /// The most deliveries in one chunk: one bit each.
@@ -158,39 +158,7 @@ pub struct Chunk {
     observer: Option<Observer>,
     /// The bits of deliveries that are not handed out here.
     hidden: u64,
-    watch: Option<Arc<dyn SettleWatch>>,
-}
-
-/// What somebody asks for, as a layer sees it pass.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Asked<'a> {
-    Ack,
-    Nack(&'a Nack),
-    /// To the dead letters.
-    Reject,
-}
-
-/// What a layer does about the settlements of deliveries that it handed out.
-pub(crate) trait SettleWatch: Send + Sync + 'static {
-    /// Before they go on: what the layer answers itself, for all of them or some.
-    fn before(&self, chunk: &Chunk, mask: u64, asked: Asked<'_>) -> Option<Answered>;
-
-    /// Once the answer is there.
-    fn after(
-        &self,
-        chunk: &Chunk,
-        mask: u64,
-        asked: Asked<'_>,
-        began: Instant,
-        result: &Result<()>,
-    );
-}
-
-/// Deliveries whose settlement a layer answers itself; it does not reach the broker.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) mask: u64,
-    pub(crate) result: Result<()>,
+    watch: Option<SharedWatch>,
 }
 
 impl Chunk {
@@ -302,14 +270,14 @@ impl Chunk {
         Self { hidden: !shown, base: Some(base), ..view }
     }
 
-    /// Sets what watches settlements.
-    pub(crate) fn with_watch(mut self, watch: Arc<dyn SettleWatch>) -> Self {
+    /// Sets who watches what becomes of the deliveries.
+    pub(crate) fn with_watch(mut self, watch: SharedWatch) -> Self {
         self.watch = Some(watch);
         self
     }
 
-    /// Those who watch settlements, the outermost first.
-    pub(crate) fn watches(&self) -> impl Iterator<Item = &Arc<dyn SettleWatch>> {
+    /// Those who watch what becomes of the deliveries, the outermost first.
+    pub(crate) fn watches(&self) -> impl Iterator<Item = &SharedWatch> {
         let layers = std::iter::successors(Some(self), |chunk| chunk.base.as_deref());
         layers.filter_map(|chunk| chunk.watch.as_ref())
     }

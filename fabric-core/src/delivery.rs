@@ -11,12 +11,13 @@ use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::capabilities::Ability;
-use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
+use crate::chunk::{Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
 use crate::group::Group;
 use crate::position::Position;
 use crate::time::Timestamp;
+use crate::watch::{Asked, Works};
 use crate::{Error, Result};
 
 /// A received event.
@@ -129,6 +130,31 @@ impl Delivery {
     /// never none.
     pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
         Settling::new(self, Verdict::Reject(reason.to_string()), Self::settle)
+    }
+
+    /// Does `work` on the event in the sight of the layers: they time it, and put it in a span that
+    /// is current while it runs. Consumers do this by themselves.
+    ///
+    /// # Errors
+    /// Whatever the work answers.
+    ///
+    /// # Cancel safety
+    /// As the work; the layers see that it was given up.
+    pub async fn process<T, E: fmt::Display>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send,
+    ) -> Result<T, E> {
+        self.begin_work().run(work).await
+    }
+
+    pub(crate) fn begin_work(&self) -> Works {
+        Works::begin(&[(&self.chunk, self.index as usize)])
+    }
+
+    /// As [`begin_work`](Self::begin_work), for several at once.
+    pub(crate) fn begin_works(deliveries: &[Self]) -> Works {
+        let places = deliveries.iter().map(|one| (&*one.chunk, one.index as usize));
+        Works::begin(&places.collect::<Vec<_>>())
     }
 
     /// Begins the lease anew: the work goes on.

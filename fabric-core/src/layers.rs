@@ -10,9 +10,11 @@ mod limit;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod retry;
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 mod semconv;
 mod timeout;
+#[cfg(feature = "tracing")]
+mod tracing;
 mod way;
 
 #[cfg(test)]
@@ -27,3 +29,5 @@ pub use limit::Limit;
 pub use metrics::Metrics;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;

@@ -46,6 +46,7 @@ mod time;
 mod topic;
 mod trie;
 mod typed;
+mod watch;
 
 pub mod clock {
     //! One clock for timers and timestamps; it follows tokio's, also where that is paused.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fabric_core::layers::{
-    Batching, CircuitBreaker, Fault, Faults, Limit, Metrics, PublishRetry, Timeout,
+    Batching, CircuitBreaker, Fault, Faults, Limit, Metrics, PublishRetry, Timeout, Tracing,
 };
 use fabric_core::{Ability, Delivery, ErrorKind, Event, Fabric, Layer, Nack, Retry, Subscription};
 use fabric_memory::{Memory, MemoryConfig};
@@ -126,6 +126,11 @@ async fn memory_works_behind_metrics() {
     works(with(Metrics::new().topics("a.*").unwrap())).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn memory_works_behind_tracing() {
+    works(with(Tracing::new())).await;
+}
+
 /// All layers in the recommended order.
 fn all(faults: Faults) -> Fabric {
     let fabric = fabric().layer(faults).unwrap();
@@ -134,7 +139,7 @@ fn all(faults: Faults) -> Fabric {
     let fabric = fabric.layer(CircuitBreaker::new().failures(20)).unwrap();
     let fabric = fabric.layer(retry()).unwrap();
     let fabric = fabric.layer(Batching::new().max_events(16)).unwrap();
-    fabric.layer(Metrics::new()).unwrap()
+    fabric.layer(Metrics::new()).unwrap().layer(Tracing::new()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

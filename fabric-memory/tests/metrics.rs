@@ -219,6 +219,36 @@ async fn reconnects_are_counted_as_they_happen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_is_timed_by_consumers_and_by_hand() {
+    let recorded = Recorded::new();
+    let fabric = memory().layer(Metrics::new()).unwrap();
+    let mut group = fabric.subscribe("a").group("g").await.unwrap();
+    for _ in 0..3 {
+        fabric.publish(event("a")).await.unwrap();
+    }
+    for n in 0..3 {
+        let delivery = group.recv().await.unwrap().unwrap();
+        let work = async { if n == 0 { Err("no") } else { Ok(()) } };
+        assert_eq!(delivery.process(work).await.is_err(), n == 0);
+        delivery.ack().await.unwrap();
+    }
+    let delivery = fabric.subscribe("a").await.unwrap();
+    drop(delivery);
+    recorded.look().are(&[
+        (
+            "messaging.process.duration{messaging.system=memory,\
+             messaging.operation.name=process,messaging.consumer.group.name=g}",
+            2.0,
+        ),
+        (
+            "messaging.process.duration{messaging.system=memory,\
+             messaging.operation.name=process,messaging.consumer.group.name=g,error.type=_OTHER}",
+            1.0,
+        ),
+    ]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_recorder_nothing_happens() {
     let fabric = memory().layer(Metrics::new()).unwrap();
     fabric.backend().submit(Batch::one(event("a"))).await.map(drop::<Confirms>).unwrap();

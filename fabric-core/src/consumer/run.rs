@@ -21,7 +21,7 @@ use super::batch::{BatchRoute, Verdict};
 use super::dedup::{Claim, Dedup};
 use super::gate::{Admission, Rate, Switch};
 use super::handler::{
-    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, panic_text, unreadable,
+    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
 };
 use super::retry::Retry;
 use super::status::{ConsumerEvent, EventSender};
@@ -33,6 +33,7 @@ use crate::event::Event;
 use crate::fabric::Fabric;
 use crate::id::EventId;
 use crate::subscription::Subscription;
+use crate::watch::Works;
 use crate::{Error, ErrorKind, Result};
 
 /// How many events' tries in place are remembered while they are away.
@@ -271,7 +272,11 @@ impl<S: Send + Sync + 'static> Engine<S> {
         let leases: Vec<_> = ours.iter().map(Delivery::lease).collect();
         let ended = match begun {
             Err(error) => Err(error),
-            Ok(future) => self.wait_for_batch(index, batch, future, &leases).await,
+            Ok(future) => {
+                let works = Delivery::begin_works(&ours);
+                let future = if works.is_empty() { future } else { Box::pin(works.run(future)) };
+                self.wait_for_batch(index, batch, future, &leases).await
+            }
         };
         let read = faults.iter().filter(|fault| fault.is_none()).count();
         let verdicts = match ended {
@@ -605,6 +610,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             Ok(Err(error)) => return Outcome::Unreadable(error),
             Err(panic) => return Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
         };
+        let future = in_sight(delivery.begin_work(), future);
         let busy = &self.busy[index % self.busy.len()];
         let mut guarded = Guarded { future, busy, route, name: handler.name() };
         // Most handlers are done at once or after one wait: no timer is made before the first.
@@ -762,6 +768,23 @@ impl<S: Send + Sync + 'static> Engine<S> {
             }
         }
     }
+}
+
+/// The same try in the sight of the layers; its outputs belong to the trace that they made of it.
+fn in_sight(works: Works, future: Try) -> Try {
+    if works.is_empty() {
+        return future;
+    }
+    Box::pin(async move {
+        let origin = works.origin();
+        let mut outputs = works.run(future).await?;
+        for output in outputs.iter_mut().flatten() {
+            if let (Some(origin), None) = (&origin, output.trace()) {
+                output.set_trace(origin.clone());
+            }
+        }
+        Ok(outputs)
+    })
 }
 
 fn ended_as(ended: Result<HandlerResult<Outputs>, Box<dyn Any + Send>>) -> Outcome {

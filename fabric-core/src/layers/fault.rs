@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use smallvec::SmallVec;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::way::{Way, groups_by_way};
 use crate::backend::{Backend, DynGroups, SharedBackend};
 use crate::batch::{Batch, Confirms, Outcomes, Receipt};
 use crate::capabilities::{Ability, Capabilities, Support};
-use crate::chunk::{Answered, Asked, Chunk, Nack, Places, SettleWatch, Settled, Settler};
+use crate::chunk::{Chunk, Nack, Places, Settled, Settler};
 use crate::layer::Layer;
 use crate::options::SubscribeOptions;
 use crate::subscription::{Source, Subscription};
+use crate::watch::{Answered, Asked, SharedWatch, Watch};
 use crate::{Error, ErrorKind, Result, RetryClass};
 
 /// Injects faults, so that a program's tests can show that it stands them.
@@ -367,7 +368,7 @@ groups_by_way!(Faulty);
 struct FaultySource {
     inner: Box<dyn Source>,
     faults: Faults,
-    acks: Arc<dyn SettleWatch>,
+    acks: SharedWatch,
     ready: VecDeque<Item>,
     /// A delivery that comes after the next.
     held: Option<Arc<Chunk>>,
@@ -508,7 +509,7 @@ impl Settler for NothingToSettle {
 
 struct FaultyAcks(Faults);
 
-impl SettleWatch for FaultyAcks {
+impl Watch for FaultyAcks {
     fn before(&self, _: &Chunk, mask: u64, asked: Asked<'_>) -> Option<Answered> {
         if !matches!(asked, Asked::Ack) {
             return None;
@@ -520,13 +521,13 @@ impl SettleWatch for FaultyAcks {
         let lost = bits.filter(|_| self.0.strikes(Fault::LostAck)).fold(0, |lost, bit| lost | bit);
         (lost != 0).then_some(Answered { mask: lost, result: Ok(()) })
     }
-
-    fn after(&self, _: &Chunk, _: u64, _: Asked<'_>, _: Instant, _: &Result<()>) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::probe::{Answer, Probe};
+    use tokio::time::Instant;
+
     use super::*;
     use crate::Event;
 

@@ -15,7 +15,7 @@ use super::way::{Way, groups_by_way, requests};
 use crate::backend::{Backend, DynGroups, DynRequestReply, RequestReplyBackend, SharedBackend};
 use crate::batch::{Batch, Confirms, Outcomes};
 use crate::capabilities::Ability;
-use crate::chunk::{Answered, Asked, Chunk, SettleWatch};
+use crate::chunk::Chunk;
 use crate::event::Event;
 use crate::fabric::Fabric;
 use crate::group::Group;
@@ -26,6 +26,7 @@ use crate::patterns::{IntoPatterns, Patterns};
 use crate::request::{Requests, RespondOptions};
 use crate::subscription::{Source, Subscription};
 use crate::topic::Topic;
+use crate::watch::{Asked, Place, Watch, Work};
 use crate::{Error, ErrorKind, Result};
 
 /// Counts and times what passes, for whatever recorder of the crate `metrics` is installed.
@@ -50,6 +51,7 @@ use crate::{Error, ErrorKind, Result};
 /// | `fabric_dead_letters` | gauge | `backend`, `group` | dead letters that are kept, see [`measure`](Self::measure) |
 /// | `fabric.client.pending.events` | gauge | `messaging.system` | events that are unconfirmed |
 /// | `messaging.client.operation.duration` | histogram | by OpenTelemetry | sending, settling, requests |
+/// | `messaging.process.duration` | histogram | by OpenTelemetry | handlers, by consumers or [`Delivery::process`](crate::Delivery::process) |
 /// | `messaging.client.sent.messages` | counter | by OpenTelemetry | attempts to send |
 /// | `messaging.client.consumed.messages` | counter | by OpenTelemetry | deliveries |
 ///
@@ -204,41 +206,49 @@ fn histogram(name: &'static str) -> impl Fn(Vec<Label>) -> Histogram {
 const DURATION: &str = "messaging.client.operation.duration";
 const SENT: &str = "messaging.client.sent.messages";
 
+/// What OpenTelemetry calls an error that has no name of its own.
+const OTHER: &str = "_OTHER";
+
 /// Handles that are made when a label's value first shows up; few values do.
-struct Rare<H>(Mutex<Vec<(ErrorKind, H)>>);
+struct Rare<H>(Mutex<Vec<(&'static str, H)>>);
 
 impl<H: Clone> Rare<H> {
     const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
-    fn get(&self, kind: ErrorKind, make: impl FnOnce() -> H) -> H {
+    fn get(&self, value: &'static str, make: impl FnOnce() -> H) -> H {
         let mut known = lock(&self.0);
-        if let Some((_, handle)) = known.iter().find(|(of, _)| *of == kind) {
+        if let Some((_, handle)) = known.iter().find(|(of, _)| *of == value) {
             return handle.clone();
         }
         let handle = make();
-        known.push((kind, handle.clone()));
+        known.push((value, handle.clone()));
         handle
     }
 }
 
 /// The handles of one operation: how long it takes, by how it ends.
 struct Timed {
+    name: &'static str,
     labels: Vec<Label>,
     ok: Histogram,
     failed: Rare<Histogram>,
 }
 
 impl Timed {
-    fn new(labels: Vec<Label>) -> Self {
-        Self { ok: histogram(DURATION)(labels.clone()), labels, failed: Rare::new() }
+    fn new(name: &'static str, labels: Vec<Label>) -> Self {
+        Self { name, ok: histogram(name)(labels.clone()), labels, failed: Rare::new() }
     }
 
     fn record(&self, took: Duration, error: Option<&Error>) {
-        let Some(kind) = error.map(Error::kind) else { return self.ok.record(took) };
-        let make = || histogram(DURATION)(with(self.labels.clone(), "error.type", kind.as_str()));
-        self.failed.get(kind, make).record(took);
+        self.record_as(took, error.map(|error| error.kind().as_str()));
+    }
+
+    fn record_as(&self, took: Duration, error: Option<&'static str>) {
+        let Some(error) = error else { return self.ok.record(took) };
+        let make = || histogram(self.name)(with(self.labels.clone(), "error.type", error));
+        self.failed.get(error, make).record(took);
     }
 }
 
@@ -263,16 +273,16 @@ impl Sending {
             errors: Rare::new(),
             sent: counter(SENT)(labels.clone()),
             sent_failed: Rare::new(),
-            timed: Timed::new(labels),
-            asked: Timed::new(names.operation("request", "send")),
+            timed: Timed::new(DURATION, labels),
+            asked: Timed::new(DURATION, names.operation("request", "send")),
             pending: ::metrics::gauge!("fabric.client.pending.events", "messaging.system" => system),
             names: Arc::clone(names),
         }
     }
 
     fn failed(&self, count: u64, error: &Error) {
-        let kind = error.kind();
-        let label = |labels, key| with(labels, key, kind.as_str());
+        let kind = error.kind().as_str();
+        let label = |labels, key| with(labels, key, kind);
         let errors = || {
             let labels = label(self.names.backend(), "error_type");
             counter("fabric_publish_errors_total")(labels)
@@ -376,6 +386,7 @@ struct Receiving {
     redeliveries: Counter,
     missed: Counter,
     consumed: Counter,
+    processed: Arc<Timed>,
     settled: [Settling; 3],
 }
 
@@ -399,9 +410,14 @@ impl Receiving {
             outcome,
             ok: counter(SETTLED)(with(labels.clone(), "outcome", outcome)),
             failed: Rare::new(),
-            timed: Timed::new(in_group(names.operation(operation, "settle"))),
+            timed: Timed::new(DURATION, in_group(names.operation(operation, "settle"))),
         };
         let consumed = in_group(names.operation(system.process, "process"));
+        let process = [
+            Label::new("messaging.system", system.name.clone()),
+            Label::new("messaging.operation.name", system.process),
+        ];
+        let processed = Timed::new("messaging.process.duration", in_group(process.to_vec()));
         Self {
             received: names.by_topic(&labels, counter("fabric_messages_received_total")),
             latency: names.by_topic(&labels, histogram("fabric_message_latency_seconds")),
@@ -409,6 +425,7 @@ impl Receiving {
             redeliveries: counter("fabric_redeliveries_total")(labels.clone()),
             missed: counter("fabric_missed_total")(labels.clone()),
             consumed: counter("messaging.client.consumed.messages")(consumed),
+            processed: Arc::new(processed),
             settled: [
                 settling("ack", system.ack),
                 settling("nack", system.nack),
@@ -444,20 +461,21 @@ impl Receiving {
 
 const SETTLED: &str = "fabric_settlements_total";
 
-impl SettleWatch for Receiving {
-    fn before(&self, _: &Chunk, _: u64, _: Asked<'_>) -> Option<Answered> {
-        None
+impl Watch for Receiving {
+    fn begin(&self, _: &[Place<'_>]) -> Option<Box<dyn Work>> {
+        let timed = Arc::clone(&self.processed);
+        Some(Box::new(Processing { timed, began: Instant::now(), ended: false }))
     }
 
     fn after(
         &self,
         chunk: &Chunk,
         mask: u64,
-        settlement: Asked<'_>,
+        asked: Asked<'_>,
         began: Instant,
         result: &Result<()>,
     ) {
-        let (which, is_error) = match settlement {
+        let (which, is_error) = match asked {
             Asked::Ack => (0, false),
             Asked::Nack(nack) => (1, nack.error.is_some()),
             Asked::Reject => (2, true),
@@ -468,10 +486,10 @@ impl SettleWatch for Receiving {
         match result {
             Ok(()) => settled.ok.increment(count),
             Err(error) => {
-                let kind = error.kind();
+                let kind = error.kind().as_str();
                 let make = || {
                     let labels = with(self.labels.clone(), "outcome", settled.outcome);
-                    counter(SETTLED)(with(labels, "error_type", kind.as_str()))
+                    counter(SETTLED)(with(labels, "error_type", kind))
                 };
                 settled.failed.get(kind, make).increment(count);
             }
@@ -481,6 +499,29 @@ impl SettleWatch for Receiving {
             for (_, event) in events.filter(|(n, _)| mask & 1 << n != 0) {
                 self.handler_errors[self.names.slot(event.topic())].increment(1);
             }
+        }
+    }
+}
+
+/// Work on a delivery, timed.
+struct Processing {
+    timed: Arc<Timed>,
+    began: Instant,
+    ended: bool,
+}
+
+impl Work for Processing {
+    fn end(mut self: Box<Self>, error: Option<&dyn fmt::Display>) {
+        self.ended = true;
+        // What a handler calls its errors is its own; OpenTelemetry wants few values.
+        self.timed.record_as(self.began.elapsed(), error.map(|_| OTHER));
+    }
+}
+
+impl Drop for Processing {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.timed.record_as(self.began.elapsed(), Some("cancelled"));
         }
     }
 }
@@ -500,10 +541,7 @@ impl Source for MeteredSource {
                 self.receiving.arrived(&chunk);
                 let shown = chunk.full_mask();
                 let watch = Arc::clone(&self.receiving);
-                Some(Ok(match chunk.has_settler() {
-                    true => Arc::new(Chunk::view(chunk, shown).with_watch(watch)),
-                    false => chunk,
-                }))
+                Some(Ok(Arc::new(Chunk::view(chunk, shown).with_watch(watch))))
             }
             Some(Err(error)) => {
                 self.receiving.missed.increment(error.missed().unwrap_or(0));
@@ -712,6 +750,11 @@ fn describe() {
     describe_gauge!("fabric_dead_letters", "Dead letters of a group that are kept");
     describe_gauge!("fabric.client.pending.events", "Events that are unconfirmed");
     describe_histogram!(DURATION, Unit::Seconds, "Duration of messaging operations");
+    describe_histogram!(
+        "messaging.process.duration",
+        Unit::Seconds,
+        "Duration of processing deliveries"
+    );
     describe_counter!(SENT, "Events that a producer attempted to send");
     describe_counter!("messaging.client.consumed.messages", "Events delivered to a consumer");
 }
