@@ -37,6 +37,7 @@ mod patterns;
 mod payload;
 mod position;
 mod prefix;
+mod remembered;
 mod request;
 mod secret;
 mod stats;
@@ -122,6 +123,9 @@ pub use patterns::{IntoPatterns, Patterns};
 pub use payload::{MemoryKind, Payload, Region};
 pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;
+#[cfg(feature = "json")]
+pub use remembered::FileState;
+pub use remembered::{MemoryState, Remembered, RememberedSubscription, StateStore};
 pub use request::{IntoRequest, Replier, Request, Requests, RespondOptions, remote_error};
 pub use secret::Secret;
 pub use stats::StatsSnapshot;
