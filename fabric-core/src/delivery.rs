@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::capabilities::Ability;
 use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
@@ -140,6 +141,9 @@ impl Delivery {
     pub async fn progress(&self) -> Result<()> {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
+        }
+        if let Some(office) = self.chunk.office() {
+            office.demand(Ability::Extend)?;
         }
         self.lease().extend().await
     }
@@ -445,6 +449,18 @@ impl Verdict {
             Self::Reject(_) | Self::Bury(..) => Asked::Reject,
         }
     }
+
+    /// Refuses what the stack cannot do, before anything is claimed.
+    fn check(&self, office: &DeadLetterOffice) -> Result<()> {
+        match self {
+            Self::Ack => Ok(()),
+            Self::Nack(nack) => {
+                office.demand(Ability::Nack)?;
+                nack.delay.map_or(Ok(()), |_| office.demand(Ability::NackDelay))
+            }
+            Self::Reject(_) | Self::Bury(..) => office.demand(Ability::DeadLetters),
+        }
+    }
 }
 
 /// A settlement under way: a future of `Ok(())` or a [`SettleError`] that holds the delivery.
@@ -642,6 +658,11 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
             Verdict::Nack(_) => Err(nothing_to_settle("nack")),
             Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
         });
+    }
+    if let Some(office) = chunk.office()
+        && let Err(error) = verdict.check(office)
+    {
+        return PartProgress::Done(Err(error.with_operation(operation)));
     }
     let settled = match verdict {
         Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {

@@ -15,7 +15,7 @@ use super::way::{Way, groups_by_way, requests};
 use crate::backend::{Backend, DynGroups, DynRequestReply, RequestReplyBackend, SharedBackend};
 use crate::batch::{Batch, Confirms, Outcomes};
 use crate::capabilities::Ability;
-use crate::chunk::{Answered, Chunk, SettleWatch, Settlement};
+use crate::chunk::{Answered, Asked, Chunk, SettleWatch};
 use crate::event::Event;
 use crate::fabric::Fabric;
 use crate::group::Group;
@@ -445,7 +445,7 @@ impl Receiving {
 const SETTLED: &str = "fabric_settlements_total";
 
 impl SettleWatch for Receiving {
-    fn before(&self, _: &Chunk, _: u64, _: Settlement<'_>) -> Option<Answered> {
+    fn before(&self, _: &Chunk, _: u64, _: Asked<'_>) -> Option<Answered> {
         None
     }
 
@@ -453,14 +453,14 @@ impl SettleWatch for Receiving {
         &self,
         chunk: &Chunk,
         mask: u64,
-        settlement: Settlement<'_>,
+        settlement: Asked<'_>,
         began: Instant,
         result: &Result<()>,
     ) {
         let (which, is_error) = match settlement {
-            Settlement::Ack => (0, false),
-            Settlement::Nack(nack) => (1, nack.error.is_some()),
-            Settlement::Reject => (2, true),
+            Asked::Ack => (0, false),
+            Asked::Nack(nack) => (1, nack.error.is_some()),
+            Asked::Reject => (2, true),
         };
         let count = u64::from(mask.count_ones());
         let settled = &self.settled[which];
