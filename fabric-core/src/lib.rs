@@ -98,6 +98,8 @@ pub use consumer::{
     Context, DedupStore, Gather, HandlerError, HandlerResult, IntoOutputs, IntoVerdicts,
     KillSwitch, MemoryDedup, Outputs, Responder, ResponderService, Retry, Unmatched, Verdict,
 };
+#[cfg(feature = "tower")]
+pub use consumer::Incoming;
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
 pub use dsn::{Dsn, DsnOptions, Host, OptionValue, parse_bytes, parse_duration};

@@ -240,3 +240,186 @@ fn refused(path: &Path, verb: &str, error: io::Error) -> Error {
     let described = Error::new(kind, text).with_source(error);
     if kind == ErrorKind::Backend { described.with_retry(RetryClass::Safe) } else { described }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::position::Start;
+
+    /// A folder of one test's own, gone afterwards.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("file-state-{}-{n}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("state.json")
+        }
+
+        fn store(&self) -> FileState {
+            FileState::new(self.file())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn named(name: impl Into<String>) -> RememberedSubscription {
+        RememberedSubscription::new(name, "a.*").unwrap()
+    }
+
+    async fn names(store: &FileState) -> Vec<String> {
+        store.load().await.unwrap().into_iter().map(|known| known.name).collect()
+    }
+
+    #[tokio::test]
+    async fn everything_survives_the_file() {
+        let folder = Folder::new();
+        assert!(folder.store().load().await.unwrap().is_empty());
+        let cursor = ["a.b@1f:7", "a.c/3@2:340282366920938463463374607431768211455"];
+        let plain = named("plain \"x\" é")
+            .with_start(Start::At("a.b@1:2".parse().unwrap()))
+            .with_prefetch(3)
+            .with_when_full(crate::WhenFull::DropOldest)
+            .with_cursor(cursor.into_iter().map(|place| place.parse().unwrap()).collect());
+        let group = named("group")
+            .with_live_group(crate::Group::new("g").unwrap())
+            .with_ack_wait(std::time::Duration::from_millis(1500))
+            .with_ack_mode(crate::AckMode::Confirmed)
+            .with_max_deliver(9);
+        let empty = named("empty").with_cursor(crate::Cursor::new());
+        for one in [&plain, &group, &empty] {
+            folder.store().save(one).await.unwrap();
+        }
+        assert_eq!(folder.store().load().await.unwrap(), [empty, group, plain]);
+        assert!(folder.store().remove("group").await.unwrap());
+        assert!(!folder.store().remove("group").await.unwrap());
+        assert_eq!(names(&folder.store()).await, ["empty", "plain \"x\" é"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_beside_the_file_is_no_part_of_it() {
+        let folder = Folder::new();
+        folder.store().save(&named("one")).await.unwrap();
+        let temporary = beside(&folder.file(), ".tmp");
+        fs::write(&temporary, r#"{"format": 1, "subscri"#).unwrap();
+        assert_eq!(names(&folder.store()).await, ["one"]);
+        folder.store().save(&named("two")).await.unwrap();
+        assert_eq!(names(&folder.store()).await, ["one", "two"]);
+        assert!(!temporary.exists());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_or_newer_file_is_named_and_never_overwritten() {
+        let folder = Folder::new();
+        let store = folder.store();
+        store.save(&named("one")).await.unwrap();
+        store.save(&named("two")).await.unwrap();
+        let whole = fs::read_to_string(folder.file()).unwrap();
+        let path = folder.file().display().to_string();
+        let newer = r#"{"format": 2, "entries": {}}"#.to_owned();
+        let mut bad = vec![
+            (newer, "format 2"),
+            (whole.replace("\"two\"", "\"one\""), "twice"),
+            (whole.replace("\"a.*\"", "\"a.>.b\""), "line 6"),
+            (whole.replace("\"ack_mode\"", "\"ack_mood\""), "ack_mood"),
+            (String::new(), "line 1 column 0"),
+            ("[]".to_owned(), "damaged"),
+        ];
+        // Every place at which a write without rename could have stopped.
+        bad.extend((1..whole.trim_end().len()).map(|n| (whole[..n].to_owned(), "column")));
+        for (text, said) in bad {
+            fs::write(folder.file(), &text).unwrap();
+            let errors = [
+                store.load().await.unwrap_err(),
+                store.save(&named("three")).await.unwrap_err(),
+                store.remove("one").await.unwrap_err(),
+            ];
+            for error in errors {
+                let shown = error.to_string();
+                assert_eq!(error.kind(), ErrorKind::Config, "{shown}");
+                assert!(shown.contains(&path) && shown.contains(said), "{shown} of {text}");
+            }
+            assert_eq!(fs::read_to_string(folder.file()).unwrap(), text);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stores_on_one_file_keep_each_others_subscriptions() {
+        let folder = Folder::new();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..4 {
+            let store = folder.store();
+            writers.spawn(async move {
+                for n in 0..10 {
+                    store.save(&named(format!("{writer}-{n}"))).await.unwrap();
+                    if n % 2 == 1 {
+                        assert!(store.remove(&format!("{writer}-{n}")).await.unwrap());
+                    }
+                    // A reader never meets half a file.
+                    store.load().await.unwrap();
+                }
+            });
+        }
+        writers.join_all().await;
+        let mut expected: Vec<_> =
+            (0..4).flat_map(|writer| (0..5).map(move |n| format!("{writer}-{}", n * 2))).collect();
+        expected.sort();
+        assert_eq!(names(&folder.store()).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_save_whose_caller_went_away_does_not_overtake_a_later_one() {
+        let folder = Folder::new();
+        let store = folder.store();
+        for n in 1..50_usize {
+            {
+                let old = named("one").with_prefetch(n);
+                let mut dropped = store.save(&old);
+                let _ = futures_util::poll!(&mut dropped);
+            }
+            let new = named("one").with_prefetch(n + 1000);
+            store.save(&new).await.unwrap();
+            assert_eq!(store.load().await.unwrap(), [new]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_named_with_the_way_out() {
+        let folder = Folder::new();
+        let path = folder.0.join("nowhere").join("state.json");
+        let store = FileState::new(&path);
+        assert!(store.load().await.unwrap().is_empty());
+        let error = store.save(&named("one")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let shown = error.to_string();
+        assert!(shown.contains(&path.display().to_string()) && shown.contains("make its folder"));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_link_stays_a_link_and_rights_stay() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+        let folder = Folder::new();
+        folder.store().save(&named("one")).await.unwrap();
+        fs::set_permissions(folder.file(), fs::Permissions::from_mode(0o640)).unwrap();
+        let link = folder.0.join("link.json");
+        symlink(folder.file(), &link).unwrap();
+        FileState::new(&link).save(&named("two")).await.unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(names(&folder.store()).await, ["one", "two"]);
+        assert_eq!(fs::metadata(folder.file()).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+}
