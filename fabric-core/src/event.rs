@@ -561,17 +561,11 @@ impl Event {
 
     /// The same event as a dead letter: envelope and payload untouched, under the group's topic.
     pub(crate) fn into_dead_letter(mut self, topic: Topic, letter: DeadLetter) -> Self {
-<<<<<<< HEAD
-        // Its type stays what it was, also where that was the topic.
-        let event_type = Arc::from(self.event_type());
-        self.extra_mut().event_type.get_or_insert(Text::Shared(event_type));
-=======
         // The type is the topic unless given: it stays what it was.
         if self.extra().event_type.is_none() {
             let event_type = Text::Shared(Arc::from(self.topic.as_str()));
             self.extra_mut().event_type = Some(event_type);
         }
->>>>>>> main
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self
