@@ -93,13 +93,13 @@ pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlemen
 pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
+#[cfg(feature = "tower")]
+pub use consumer::Incoming;
 pub use consumer::{
     Claim, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus,
     Context, DedupStore, Gather, HandlerError, HandlerResult, IntoOutputs, IntoVerdicts,
     KillSwitch, MemoryDedup, Outputs, Responder, ResponderService, Retry, Unmatched, Verdict,
 };
-#[cfg(feature = "tower")]
-pub use consumer::Incoming;
 pub use dead_letter::{DeadLetter, DeadLetterReason, MAX_ERROR_LEN};
 pub use delivery::{Delivery, DeliveryBatch, SettleError, Settling};
 pub use dsn::{Dsn, DsnOptions, Host, OptionValue, parse_bytes, parse_duration};

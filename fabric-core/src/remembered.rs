@@ -285,8 +285,7 @@ impl Remembered {
         if !needed.into_iter().all(|ability| capabilities.can(ability)) {
             return Ok(None);
         }
-        let mut last =
-            self.fabric.replay(&wanted.patterns).start_at(Start::LastPerTopic).await?;
+        let mut last = self.fabric.replay(&wanted.patterns).start_at(Start::LastPerTopic).await?;
         let mut cursor = Cursor::new();
         while let Some(delivery) = last.recv().await {
             match delivery.map(|delivery| delivery.position()) {
