@@ -32,7 +32,7 @@ impl World {
 
     async fn publish(&self, topic: &str, n: usize) -> Position {
         let event = Event::to(topic).id(format!("{topic}-{n}")).text("x");
-        self.keeper.publish(event).await.unwrap().position().unwrap().clone()
+        self.keeper.publish(event).await.unwrap().position.unwrap()
     }
 }
 
