@@ -10,6 +10,8 @@ mod handler;
 mod responder;
 mod retry;
 mod run;
+#[cfg(feature = "tower")]
+mod service;
 mod status;
 
 use std::fmt;
@@ -29,6 +31,8 @@ pub use gate::KillSwitch;
 pub use handler::{Context, HandlerError, HandlerResult, IntoOutputs, Outputs};
 pub use responder::{Responder, ResponderService};
 pub use retry::Retry;
+#[cfg(feature = "tower")]
+pub use service::Incoming;
 pub use status::{ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus};
 
 use self::batch::{BatchRoute, TypedBatch};

@@ -29,7 +29,7 @@ use crate::group::Group;
 use crate::health::Health;
 use crate::info::{BackendInfo, SubscriptionInfo};
 use crate::layer::Layer;
-use crate::notice::{NoticeSender, Notices};
+use crate::notice::{NoticeKind, NoticeSender, Notices};
 use crate::options::SubscribeOptions;
 use crate::stats::{Stats, StatsSnapshot};
 use crate::time::Timestamp;
@@ -220,6 +220,11 @@ impl Fabric {
         let result = work(self.clone()).await;
         self.close(SCOPE_DEADLINE).await?;
         Ok(result)
+    }
+
+    /// Tells whoever listens to this fabric.
+    pub(crate) fn tell(&self, notice: NoticeKind) {
+        self.shared.notices.send(notice);
     }
 
     fn describe(&self, error: Error, operation: &'static str) -> Error {

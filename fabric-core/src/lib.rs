@@ -37,6 +37,7 @@ mod patterns;
 mod payload;
 mod position;
 mod prefix;
+mod remembered;
 mod request;
 mod secret;
 mod stats;
@@ -93,6 +94,8 @@ pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlemen
 pub use codec::Codec;
 #[cfg(feature = "config")]
 pub use config::Config;
+#[cfg(feature = "tower")]
+pub use consumer::Incoming;
 pub use consumer::{
     Claim, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerEvents, ConsumerState, ConsumerStatus,
     Context, DedupStore, Gather, HandlerError, HandlerResult, IntoOutputs, IntoVerdicts,
@@ -126,6 +129,9 @@ pub use patterns::{IntoPatterns, Patterns};
 pub use payload::{MemoryKind, Payload, Region};
 pub use position::{Cursor, Position, Start};
 pub use prefix::Prefix;
+#[cfg(feature = "json")]
+pub use remembered::FileState;
+pub use remembered::{MemoryState, Remembered, RememberedSubscription, StateStore};
 pub use request::{IntoRequest, Replier, Request, Requests, RespondOptions, remote_error};
 pub use secret::Secret;
 pub use stats::StatsSnapshot;

@@ -10,6 +10,7 @@ use futures_core::Stream;
 
 use crate::Error;
 use crate::group::Group;
+use crate::position::Position;
 use crate::time::Timestamp;
 use crate::topic::Topic;
 
@@ -40,6 +41,14 @@ pub enum NoticeKind {
         group: Option<Group>,
         /// How many it missed.
         missed: u64,
+    },
+    /// A remembered subscription was in a stream that is gone; the topic begins with the oldest
+    /// event that is kept.
+    PlaceLost {
+        /// The subscription's name.
+        name: String,
+        /// Where it was.
+        position: Position,
     },
     /// A publish found a queue at its bound.
     Full {

@@ -204,6 +204,11 @@ impl Subscription {
         self.listing = Some(listing);
     }
 
+    /// Makes `error` the first item.
+    pub(crate) fn begin_with(&mut self, error: Error) {
+        self.hold_error(error);
+    }
+
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
         if !self.gathered.is_empty() {
             let mut held = std::mem::take(&mut self.gathered).into_deliveries().into_iter();

@@ -60,6 +60,21 @@ impl HandlerError {
         self.retry_after
     }
 
+    /// The same as a boxed error, for code between handler and consumer that passes boxed errors
+    /// on: `?` and `into()` give this very error back, with its class and its wait.
+    ///
+    /// ```
+    /// use fabric_core::HandlerError;
+    ///
+    /// let passed_on = HandlerError::permanent("a step of no plan").into_boxed();
+    /// assert_eq!(passed_on.to_string(), "a step of no plan");
+    /// assert!(HandlerError::from(passed_on).is_permanent());
+    /// ```
+    #[must_use]
+    pub fn into_boxed(self) -> Box<dyn StdError + Send + Sync> {
+        Box::new(Boxed(self))
+    }
+
     /// The error and its causes, as one line.
     #[must_use]
     pub fn chain(&self) -> String {
@@ -76,7 +91,26 @@ impl HandlerError {
 
 impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
     fn from(cause: E) -> Self {
-        Self::transient(cause)
+        match cause.into().downcast::<Boxed>() {
+            Ok(boxed) => boxed.0,
+            Err(cause) => Self::transient(cause),
+        }
+    }
+}
+
+/// A handler's error on its way through code that knows only boxed errors.
+#[derive(Debug)]
+struct Boxed(HandlerError);
+
+impl fmt::Display for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.cause, f)
+    }
+}
+
+impl StdError for Boxed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.cause.source()
     }
 }
 

@@ -46,7 +46,7 @@ impl Fabric {
         ReplayRequest(Call::new(Spec { fabric: self.clone(), options }))
     }
 
-    async fn open(self, options: Result<SubscribeOptions>) -> Result<Subscription> {
+    pub(crate) async fn open(self, options: Result<SubscribeOptions>) -> Result<Subscription> {
         let describe = |error| self.describe(error, "subscribe");
         let options = options.map_err(describe)?;
         check(&options, &self.capabilities(), &self.info().name).map_err(describe)?;
