@@ -19,6 +19,7 @@ use crate::batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions, only};
 use crate::capabilities::{Ability, Capabilities};
 use crate::event::{Event, IntoEvent, Priority};
 use crate::position::Position;
+use crate::time::far_future;
 use crate::{Error, ErrorKind, Result};
 
 impl Fabric {
@@ -173,7 +174,10 @@ impl Sending {
         self.shared.check(&event, self.rare.as_ref().map(|rare| &rare.options))?;
         let mut batch = Batch::stamped(smallvec![event], &self.shared.stamp);
         if let Some(rare) = &mut self.rare {
-            rare.options.deadline = rare.timeout.map(|timeout| batch.now.instant + timeout);
+            rare.options.deadline = rare.timeout.map(|timeout| {
+                let now = batch.now.instant;
+                now.checked_add(timeout).unwrap_or_else(|| far_future(now))
+            });
             batch.options = Some(Box::new(rare.options.clone()));
         }
         match self.shared.backend.try_submit(batch) {

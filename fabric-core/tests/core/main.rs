@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod hooks;
+mod settlement;
 mod tiny;
