@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::SharedBackend;
-use crate::batch::{Batch, only};
+use crate::batch::Batch;
 use crate::chunk::DeliveryInfo;
 use crate::event::Event;
 use crate::group::Group;
@@ -171,7 +171,7 @@ impl DeadLetterOffice {
         let batch = Batch::one(event.into_dead_letter(self.topic.clone(), letter));
         let kept = async {
             let outcomes = self.backend.submit(batch).await?.await;
-            only(Some(outcomes))
+            outcomes.sole()
         };
         match kept.await {
             Ok(_) => {

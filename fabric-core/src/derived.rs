@@ -159,34 +159,6 @@ held! {
     <T> Arc<[T]>, items => size_of_val::<[T]>(items);
 }
 
-#[cfg(feature = "json")]
-pub mod json {
-    //! Payloads of JSON.
-
-    use bytes::Bytes;
-    use serde::Serialize;
-    use serde::de::DeserializeOwned;
-
-    use crate::typed::TypedEvent;
-    use crate::{Error, ErrorKind, Result};
-
-    /// The value as JSON.
-    pub fn encode<T: TypedEvent + Serialize>(value: &T) -> Result<Bytes> {
-        serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
-            let why = format!("`{}` cannot be written as JSON: {error}", T::TYPE);
-            Error::new(ErrorKind::Codec, why)
-        })
-    }
-
-    /// The value that the JSON is.
-    pub fn decode<T: TypedEvent + DeserializeOwned>(payload: &[u8]) -> Result<T> {
-        serde_json::from_slice(payload).map_err(|error| {
-            let why = format!("the payload is no JSON of `{}`: {error}", T::TYPE);
-            Error::new(ErrorKind::Codec, why)
-        })
-    }
-}
-
 pub mod raw {
     //! Payloads that one field holds as they are.
 
@@ -263,6 +235,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::needless_borrow, reason = "the reference makes the choice, as in `Held`")]
     fn bytes_on_the_heap_are_counted_where_the_type_tells() {
         assert_eq!((&Held(&String::with_capacity(9))).held_bytes(), 9);
         assert_eq!((&Held(&vec![1_u32, 2])).held_bytes(), 8);

@@ -528,6 +528,16 @@ impl Event {
         self.extra_mut().trace = Some(trace);
     }
 
+    /// Shares `topic`, which equals the event's own, and returns its own: for a store that keeps
+    /// many events of a topic whose publishers each brought the name along.
+    ///
+    /// # Panics
+    /// In debug builds, if the topics differ.
+    pub fn share_topic(&mut self, topic: Topic) -> Topic {
+        debug_assert_eq!(self.topic, topic, "a topic is replaced by its equal");
+        std::mem::replace(&mut self.topic, topic)
+    }
+
     /// Bytes that the event takes in a queue: payload, topic, rare fields and the event itself.
     #[must_use]
     pub fn size_in_memory(&self) -> usize {

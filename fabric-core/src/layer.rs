@@ -18,6 +18,44 @@
 //!
 //! The layer that was added last is the outermost: a publish and an ack meet it first, a delivery
 //! and a confirm last.
+//!
+//! # In which order
+//! ```text
+//!   outermost   tracing            spans of what the program sees, pauses and retries included
+//!               metrics            counts each event once, however often it is tried
+//!               hooks, schema      look at events as the program knows them
+//!               compression        makes them smaller ...
+//!               encryption         ... while that still helps
+//!               claim check        puts aside what is large even so
+//!               batching           gathers; the next batch fills while one waits further in
+//!               retry              tries again what those below report as not accepted
+//!               circuit breaker    fails at once, which the retries bridge with their pauses
+//!               timeout            bounds each try, and what hangs counts for the breaker
+//!               limit              bounds what leaves, repetitions included
+//!               faults             plays a bad network that all others have to stand
+//!   innermost   backend
+//! ```
+//!
+//! The other way round most pairs still work, but mean something else: a timeout outside the retry
+//! spans all tries; a breaker outside of it sees a publish fail once, however often it was tried;
+//! a limit outside of it does not see the repetitions; batching inside of it retries event by
+//! event; encryption inside of it encrypts every try anew. Each layer's own page says where it
+//! belongs and why.
+//!
+//! ```
+//! use std::time::Duration;
+//! use fabric_core::layers::{Batching, CircuitBreaker, Limit, PublishRetry, Timeout};
+//! use fabric_core::{Fabric, Result, Retry};
+//!
+//! fn hardened(fabric: Fabric) -> Result<Fabric> {
+//!     fabric
+//!         .layer(Limit::new().in_flight(1024))?
+//!         .layer(Timeout::new(Duration::from_secs(5)))?
+//!         .layer(CircuitBreaker::new())?
+//!         .layer(PublishRetry::new(Retry::exponential(Duration::from_millis(50))))?
+//!         .layer(Batching::new())
+//! }
+//! ```
 
 use crate::Result;
 use crate::backend::SharedBackend;

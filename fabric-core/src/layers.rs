@@ -7,7 +7,11 @@ mod circuit_breaker;
 mod fault;
 mod hooks;
 mod limit;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod retry;
+#[cfg(feature = "metrics")]
+mod semconv;
 mod timeout;
 mod way;
 
@@ -19,5 +23,7 @@ pub use circuit_breaker::{CircuitBreaker, CircuitState};
 pub use fault::{Fault, Faults};
 pub use hooks::{Hooks, hooks};
 pub use limit::Limit;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
 pub use retry::PublishRetry;
 pub use timeout::Timeout;

@@ -68,8 +68,13 @@ pub mod __private {
 
     pub use bytes::Bytes;
 
+    #[cfg(feature = "cbor")]
+    pub use crate::codec::Cbor;
+    pub use crate::codec::Codec;
     #[cfg(feature = "json")]
-    pub use crate::derived::json;
+    pub use crate::codec::Json;
+    #[cfg(feature = "msgpack")]
+    pub use crate::codec::MessagePack;
     pub use crate::derived::{Held, HeldBytes, HeldElsewhere, Part, fixed_topic, raw, topic};
     pub use crate::{Priority, Result, Topic, TypedEvent, TypedRequest};
 }

@@ -208,6 +208,32 @@ fn a_raw_payload_is_the_field_as_it_is() {
     assert_eq!(error.message(), why);
 }
 
+#[cfg(all(feature = "msgpack", feature = "cbor"))]
+#[test]
+fn the_content_type_chooses_the_codec() {
+    #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
+    #[event(topic = "a.packed", content_type = "msgpack")]
+    struct Packed {
+        n: u8,
+    }
+
+    #[derive(Debug, PartialEq, Event, Serialize, Deserialize)]
+    #[event(topic = "a.senml", content_type = "application/senml+cbor")]
+    struct Senml {
+        n: u8,
+    }
+
+    let packed = Packed { n: 7 }.into_event().unwrap();
+    assert_eq!(packed.content_type(), "application/vnd.msgpack");
+    assert_eq!(&packed.payload().bytes().unwrap()[..], b"\x81\xa1n\x07");
+    assert_eq!(Packed::decode(b"\x81\xa1n\x07").unwrap(), Packed { n: 7 });
+
+    let senml = Senml { n: 7 }.into_event().unwrap();
+    assert_eq!(senml.content_type(), "application/senml+cbor");
+    assert_eq!(&senml.payload().bytes().unwrap()[..], b"\xa1\x61n\x07");
+    assert_eq!(Senml::decode(b"\xa1\x61n\x07").unwrap(), Senml { n: 7 });
+}
+
 #[derive(Event, Serialize, Deserialize)]
 #[event(topic = "quotes.{symbol}", reply = Quote)]
 struct GetQuote {
@@ -233,9 +259,9 @@ fn what_does_not_fit_is_refused_with_the_decoders_words_and_place() {
     let event = Event::to("plan.p.step_ready").text(r#"{"plan":"p"}"#).build().unwrap();
     let error = event.decode::<StepReady>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Codec);
-    let why =
-        "the payload is no JSON of `plan.step_ready`: missing field `step` at line 1 column 12";
-    assert_eq!(error.message(), why);
+    assert_eq!(error.message(), "the payload cannot be read as JSON: missing field `step`");
+    assert_eq!((error.context("line"), error.context("column")), (Some("1"), Some("12")));
+    assert_eq!(error.context("type"), Some("plan.step_ready"));
     assert_eq!(error.context("topic"), Some("plan.p.step_ready"));
 
     let newer = Event::to("plan.p.step_ready").version(3).text("{}").build().unwrap();
@@ -255,7 +281,7 @@ fn what_json_cannot_hold_is_refused() {
     let event = Odd { by_pair: [((1, 2), 3)].into() }.into_event().unwrap();
     let error = event.payload().bytes().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Codec);
-    assert_eq!(error.message(), "`maps` cannot be written as JSON: key must be a string");
+    assert_eq!(error.message(), "`derive::Odd` cannot be written as JSON: key must be a string");
 }
 
 #[derive(Event, Serialize, Deserialize)]

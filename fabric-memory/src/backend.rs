@@ -25,6 +25,7 @@ use crate::instance::Instance;
 pub struct Memory {
     client: Arc<Client>,
     info: Arc<BackendInfo>,
+    capabilities: Capabilities,
 }
 
 /// What memory cannot do: nothing outlives the process, and keys are ordered by one member only.
@@ -76,9 +77,7 @@ impl Memory {
     /// Another client of the same instance.
     #[must_use]
     pub fn another(&self) -> Self {
-        let client = Client::new(Arc::clone(&self.client.instance));
-        let info = info(&self.client.instance.config, &client);
-        Self { client, info: Arc::new(info) }
+        Self::of(Client::new(Arc::clone(&self.client.instance)))
     }
 
     fn build(config: MemoryConfig, bug: Option<Bug>) -> Result<Self> {
@@ -86,9 +85,14 @@ impl Memory {
             Some(name) => Instance::named(&name, &config, bug)?,
             None => Instance::private(config, bug)?,
         };
-        let client = Client::new(instance);
-        let info = info(&client.instance.config, &client);
-        Ok(Self { client, info: Arc::new(info) })
+        Ok(Self::of(Client::new(instance)))
+    }
+
+    fn of(client: Arc<Client>) -> Self {
+        let config = &client.instance.config;
+        let info = Arc::new(info(config, &client));
+        let capabilities = capabilities(config);
+        Self { client, info, capabilities }
     }
 
     pub(crate) const fn client(&self) -> &Arc<Client> {
@@ -102,19 +106,22 @@ fn info(config: &MemoryConfig, client: &Client) -> BackendInfo {
         .with_client_id(client.id.to_string())
 }
 
+fn capabilities(config: &MemoryConfig) -> Capabilities {
+    let dedup = if config.dedup_window.is_some() { Support::Native } else { Support::No };
+    Capabilities::all(Support::Native)
+        .with_all(LACKS, Support::No)
+        .with(Ability::Dedup, dedup)
+        .with_max_payload(Some(config.max_payload))
+        .with_max_headers(Some(fabric_core::header::MAX_TOTAL_LEN))
+}
+
 impl Backend for Memory {
     fn info(&self) -> &BackendInfo {
         &self.info
     }
 
     fn capabilities(&self) -> Capabilities {
-        let config = &self.client.instance.config;
-        let dedup = if config.dedup_window.is_some() { Support::Native } else { Support::No };
-        Capabilities::all(Support::Native)
-            .with_all(LACKS, Support::No)
-            .with(Ability::Dedup, dedup)
-            .with_max_payload(Some(config.max_payload))
-            .with_max_headers(Some(fabric_core::header::MAX_TOTAL_LEN))
+        self.capabilities
     }
 
     fn notices(&self) -> Notices {

@@ -10,16 +10,16 @@ mod stream;
 mod track;
 mod wheel;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 
 use fabric_core::clock::Now;
 use fabric_core::{
-    Chunk, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo, Nack, PatternTrie, Patterns,
-    Position, Priority, Settler, Start, SubscribeOptions, Topic, TopicInfo, TopicLag, Trim,
-    WhenFull,
+    Chunk, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo, Nack, Pattern, PatternTrie,
+    Patterns, Position, Priority, Settler, Start, SubscribeOptions, Topic, TopicInfo, TopicLag,
+    Trim, WhenFull,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -56,8 +56,8 @@ pub(crate) enum Polled {
 /// What a timer stands for.
 #[derive(Debug)]
 pub(crate) enum Timer {
-    Sweep { group: Group, serial: u64 },
-    Return { group: Group, serial: u64, slot: usize, number: u64 },
+    Sweep { group: Group, epoch: u64 },
+    Return { group: Group, epoch: u64, slot: usize, number: u64 },
     Due { topic: usize, event: Box<Event>, bytes: usize },
 }
 
@@ -65,10 +65,20 @@ pub(crate) enum Timer {
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     list: Vec<Stream>,
+    /// How many events were stored.
+    pushes: u64,
     bug: Option<Bug>,
 }
 
 impl Streams {
+    /// The stream at `index`, to which something is added now.
+    fn newest(&mut self, index: usize) -> &mut Stream {
+        self.pushes += 1;
+        let stream = &mut self.list[index];
+        stream.last_push = self.pushes;
+        stream
+    }
+
     fn stream(&mut self, index: usize) -> &mut Stream {
         &mut self.list[index]
     }
@@ -91,6 +101,15 @@ struct Readers {
     /// Plain subscriptions that a publisher has to ask first.
     strict: usize,
     waiting: VecDeque<(u64, Option<Waker>)>,
+}
+
+impl Readers {
+    /// Lets the publisher whose turn it is try again.
+    fn wake_publisher(&mut self, wakers: &mut Wakers) {
+        if let Some((_, waker)) = self.waiting.front_mut() {
+            wakers.extend(waker.take());
+        }
+    }
 }
 
 /// A reader of either kind, as the trie of patterns knows it.
@@ -147,11 +166,14 @@ pub(crate) struct Broker {
     streams: Streams,
     readers: Vec<Readers>,
     by_name: HashMap<Topic, usize, RandomState>,
+    recent: Recent,
     groups: Vec<Option<GroupState>>,
     by_group: HashMap<Group, usize, RandomState>,
     plains: Vec<Option<Plain>>,
     patterns: PatternTrie<Reader>,
     timers: Timers,
+    /// How many publishers wait, in all topics.
+    waiting: usize,
     dedup: Option<Dedup>,
     next_serial: u64,
     last_topic: Option<(Topic, usize)>,
@@ -176,14 +198,16 @@ impl Broker {
         let dedup = config.dedup_window.map(|window| Dedup::new(window, config.dedup_max));
         Self {
             bounds,
-            streams: Streams { list: Vec::new(), bug },
+            streams: Streams { list: Vec::new(), pushes: 0, bug },
             readers: Vec::new(),
             by_name: HashMap::default(),
+            recent: Recent::default(),
             groups: Vec::new(),
             by_group: HashMap::default(),
             plains: Vec::new(),
             patterns: PatternTrie::new(),
             timers: Wheel::new(now.instant),
+            waiting: 0,
             dedup,
             next_serial: 0,
             last_topic: None,
@@ -198,7 +222,7 @@ impl Broker {
 
     /// Lets time pass: leases end, delays are over.
     #[inline]
-    pub(crate) fn advance(&mut self, now: Now, wakers: &mut Wakers) {
+    pub(crate) fn advance(&mut self, now: &Now, wakers: &mut Wakers) {
         if !self.timers.is_quiet(now.instant) {
             self.ring(now, wakers);
         }
@@ -209,18 +233,18 @@ impl Broker {
         self.timers.next()
     }
 
-    fn ring(&mut self, now: Now, wakers: &mut Wakers) {
+    fn ring(&mut self, now: &Now, wakers: &mut Wakers) {
         for timer in self.timers.take_due(now.instant) {
             match timer {
-                Timer::Sweep { group, serial } => {
-                    if let Some(index) = self.group_of(&group, serial)
+                Timer::Sweep { group, epoch } => {
+                    if let Some(index) = self.group_of(&group, epoch)
                         && let Some(state) = self.groups[index].as_mut()
                     {
                         state.sweep(now.instant, &self.streams, &mut self.timers, wakers);
                     }
                 }
-                Timer::Return { group, serial, slot, number } => {
-                    if let Some(index) = self.group_of(&group, serial)
+                Timer::Return { group, epoch, slot, number } => {
+                    if let Some(index) = self.group_of(&group, epoch)
                         && let Some(state) = self.groups[index].as_mut()
                     {
                         state.ring(slot, number, &self.streams, wakers);
@@ -236,9 +260,10 @@ impl Broker {
         }
     }
 
-    fn group_of(&self, name: &Group, serial: u64) -> Option<usize> {
+    /// The group for which a timer was set.
+    fn group_of(&self, name: &Group, epoch: u64) -> Option<usize> {
         let index = *self.by_group.get(name)?;
-        self.groups[index].as_ref().filter(|state| state.serial == serial).map(|_| index)
+        self.groups[index].as_ref().filter(|state| state.epoch == epoch).map(|_| index)
     }
 
     // ---- publishing ----
@@ -286,6 +311,19 @@ impl Broker {
         Ok(index)
     }
 
+    /// As [`topic`](Self::topic), by the address of the name where publishers hold on to it. An
+    /// event that brought its own name along shares the topic's from now on.
+    #[inline]
+    pub(crate) fn topic_of(&mut self, event: &mut Event) -> Result<usize> {
+        if let Some(index) = self.recent.find(event.topic()) {
+            return Ok(index);
+        }
+        let index = self.topic(event.topic())?;
+        let own = event.share_topic(self.streams.peek(index).topic.clone());
+        self.recent.note(own, index);
+        Ok(index)
+    }
+
     fn new_stream(&mut self, topic: Topic) -> usize {
         self.incarnation = self.incarnation.wrapping_add(1);
         // Dead letters are kept until somebody deals with them.
@@ -298,12 +336,15 @@ impl Broker {
 
     /// Lets `reader` read the topic at `index` from number `from` on.
     fn attach(&mut self, reader: Reader, index: usize, from: u64) {
+        let missed = self.streams.peek(index).first().saturating_sub(from);
+        let from = from + missed;
         match reader {
             Reader::Group(group) => {
                 if let Some(state) = self.groups[group].as_mut()
                     && state.tracks.slot_of(index).is_none()
                 {
                     let slot = state.tracks.add(index, from);
+                    state.lagged += missed;
                     self.readers[index].groups.push((group, slot));
                     state.survey(slot, self.streams.stream(index));
                 }
@@ -311,6 +352,7 @@ impl Broker {
             Reader::Plain(plain) => {
                 if let Some(state) = self.plains[plain].as_mut() {
                     let slot = state.tracks.add(index, from);
+                    state.lagged += missed;
                     self.readers[index].plains.push((plain, slot));
                     self.readers[index].strict += usize::from(state.is_strict());
                 }
@@ -329,7 +371,7 @@ impl Broker {
         index: usize,
         events: usize,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> Result<(), Blocked> {
         self.drop_aged(index, now);
@@ -363,18 +405,22 @@ impl Broker {
     fn evict_one(&mut self, index: usize, wakers: &mut Wakers) -> Result<(), Blocked> {
         let blind = self.has_bug(Bug::EvictUnsettled);
         let topic = self.streams.peek(index).topic.clone();
-        let Some((_, end)) = self.streams.stream(index).oldest() else {
+        let Some((first, end)) = self.streams.stream(index).oldest() else {
             return Err(Blocked { policy: WhenFull::Block, topic, group: None });
         };
         let stream = self.streams.peek(index);
-        if stream.topic.is_reserved() && self.readers[index].groups.is_empty() {
+        let has_read = |(group, slot): &(usize, usize)| {
+            let state = self.groups[*group].as_ref();
+            state.is_some_and(|state| state.tracks.list[*slot].began <= first)
+        };
+        if stream.topic.is_reserved() && !self.readers[index].groups.iter().any(has_read) {
             // Dead letters stay until somebody settles, trims or purges them.
             return Err(Blocked { policy: WhenFull::Block, topic, group: None });
         }
         let mut behind: SmallVec<[(usize, usize); 2]> = SmallVec::new();
         for (group, slot) in &self.readers[index].groups {
-            let Some(state) = &self.groups[*group] else { continue };
-            if blind || state.floor(*slot, stream) >= end {
+            let Some(state) = self.groups[*group].as_mut() else { continue };
+            if blind || state.has_settled(*slot, end, stream) {
                 continue;
             }
             if state.when_full != WhenFull::DropOldest {
@@ -385,9 +431,8 @@ impl Broker {
         }
         for (plain, slot) in &self.readers[index].plains {
             let Some(state) = &self.plains[*plain] else { continue };
-            let track = &state.tracks.list[*slot];
-            if track.cursor < end.min(track.limit(stream))
-                && state.when_full != WhenFull::DropOldest
+            if state.when_full != WhenFull::DropOldest
+                && state.tracks.list[*slot].unread(stream) < end
             {
                 return Err(Blocked { policy: state.when_full, topic, group: None });
             }
@@ -413,14 +458,15 @@ impl Broker {
     }
 
     /// Drops what is older than the bound on age and settled.
-    fn drop_aged(&mut self, index: usize, now: Now) {
+    fn drop_aged(&mut self, index: usize, now: &Now) {
         while self.streams.peek(index).is_oldest_aged(now.wall) {
             let Some((_, end)) = self.streams.stream(index).oldest() else { return };
             let stream = self.streams.peek(index);
-            let held = self.readers[index].groups.iter().any(|(group, slot)| {
-                self.groups[*group].as_ref().is_some_and(|state| state.floor(*slot, stream) < end)
-            });
-            if held {
+            let groups = &mut self.groups;
+            let has_settled = |(group, slot): &(usize, usize)| {
+                groups[*group].as_mut().is_none_or(|state| state.has_settled(*slot, end, stream))
+            };
+            if !self.readers[index].groups.iter().all(has_settled) {
                 return;
             }
             self.streams.stream(index).drop_oldest();
@@ -449,6 +495,12 @@ impl Broker {
         self.readers[index].strict > 0
     }
 
+    /// The stream of a topic.
+    #[inline]
+    pub(crate) fn stream(&self, index: usize) -> &Stream {
+        self.streams.peek(index)
+    }
+
     /// The position of event `number`.
     pub(crate) fn position(&self, index: usize, number: u64) -> Position {
         self.streams.peek(index).position(number)
@@ -465,7 +517,7 @@ impl Broker {
     }
 
     /// Whether the same was stored within the window.
-    pub(crate) fn find_duplicate(&mut self, event: &Event, now: Now) -> Option<Option<Position>> {
+    pub(crate) fn find_duplicate(&mut self, event: &Event, now: &Now) -> Option<Option<Position>> {
         if self.has_bug(Bug::DedupIgnored) {
             return None;
         }
@@ -494,15 +546,15 @@ impl Broker {
         .with("last", actual))
     }
 
-    /// Stores one event for which there is room.
+    /// Stores one event of `bytes` for which there is room.
     pub(crate) fn store(
         &mut self,
         index: usize,
         event: Event,
-        now: Now,
+        bytes: usize,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> Stored {
-        let bytes = event.size_in_memory();
         let key = self.dedup.is_some().then(|| event.dedup_key());
         let due = event.deliver_at().filter(|due| *due > now.wall);
         if let Some(due) = due.filter(|_| !self.has_bug(Bug::DelayIgnored)) {
@@ -530,28 +582,28 @@ impl Broker {
     }
 
     /// Stores a batch of one topic for which there is room, none of it delayed. Returns the number
-    /// of the first and the life of the topic.
+    /// of the first.
     pub(crate) fn store_all(
         &mut self,
         index: usize,
         events: Vec<Event>,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
-    ) -> (u64, u64) {
+    ) -> u64 {
         let count = events.len() as u64;
         let urgent: SmallVec<[(u64, Priority); 4]> = (0..)
             .zip(&events)
             .filter(|(_, event)| event.priority() > Priority::Normal)
             .map(|(n, event)| (n, event.priority()))
             .collect();
-        let first = self.streams.stream(index).push_all(events, bytes, now.wall);
+        let first = self.streams.newest(index).push_all(events, bytes, now.wall);
         for (n, priority) in urgent {
             self.announce(index, first + n, priority, wakers);
         }
         self.announce(index, first, Priority::Normal, wakers);
         self.skip_strict(index, first, first + count);
-        (first, self.streams.peek(index).incarnation)
+        first
     }
 
     fn push(
@@ -559,12 +611,11 @@ impl Broker {
         index: usize,
         event: Event,
         bytes: usize,
-        now: Now,
+        now: &Now,
         wakers: &mut Wakers,
     ) -> u64 {
         let priority = event.priority();
-        let stream = self.streams.stream(index);
-        let number = stream.push(event, bytes, now.wall);
+        let number = self.streams.newest(index).push(event, bytes, now.wall);
         if cfg!(feature = "seeded-bugs") && self.has_bug(Bug::Reorder) {
             self.streams.stream(index).swap_last_two();
         }
@@ -613,9 +664,13 @@ impl Broker {
     /// Queues a publisher for the topic.
     pub(crate) fn wait(&mut self, index: usize, ticket: u64, waker: &Waker) {
         let waiting = &mut self.readers[index].waiting;
-        match waiting.iter_mut().find(|(known, _)| *known == ticket) {
-            Some((_, slot)) => *slot = Some(waker.clone()),
-            None => waiting.push_back((ticket, Some(waker.clone()))),
+        // Tickets are taken where they are queued: they only grow.
+        match waiting.binary_search_by_key(&ticket, |(known, _)| *known) {
+            Ok(at) => waiting[at].1 = Some(waker.clone()),
+            Err(at) => {
+                waiting.insert(at, (ticket, Some(waker.clone())));
+                self.waiting += 1;
+            }
         }
     }
 
@@ -627,19 +682,32 @@ impl Broker {
     /// Takes a publisher off the queue; the next has its turn.
     pub(crate) fn wait_no_more(&mut self, index: usize, ticket: u64, wakers: &mut Wakers) {
         let waiting = &mut self.readers[index].waiting;
-        if let Some(at) = waiting.iter().position(|(known, _)| *known == ticket) {
+        if let Ok(at) = waiting.binary_search_by_key(&ticket, |(known, _)| *known) {
             waiting.remove(at);
+            self.waiting -= 1;
             self.wake_publisher(index, wakers);
         }
     }
 
     fn wake_publisher(&mut self, index: usize, wakers: &mut Wakers) {
-        if let Some((_, waker)) = self.readers[index].waiting.front_mut() {
-            wakers.extend(waker.take());
+        self.readers[index].wake_publisher(wakers);
+    }
+
+    /// Lets publishers to every topic of a reader try again.
+    fn wake_publishers_of(&mut self, reader: Reader, wakers: &mut Wakers) {
+        if self.waiting == 0 {
+            return;
+        }
+        let tracks = match reader {
+            Reader::Group(index) => self.groups[index].as_ref().map(|state| &state.tracks),
+            Reader::Plain(index) => self.plains[index].as_ref().map(|state| &state.tracks),
+        };
+        for track in tracks.into_iter().flat_map(|tracks| &tracks.list) {
+            self.readers[track.stream].wake_publisher(wakers);
         }
     }
 
-    /// A ticket for a queue of publishers.
+    /// A number that nobody else has: for a place in a queue of publishers, or a group's life.
     pub(crate) const fn ticket(&mut self) -> u64 {
         self.next_serial += 1;
         self.next_serial
@@ -656,14 +724,13 @@ impl Broker {
         let start = options.start.clone().unwrap_or(Start::New);
         let places = self.places(&options.patterns, &start, now)?;
         let when_full = options.when_full.unwrap_or(WhenFull::DropOldest);
-        let mut plain = Plain::new(client, options.patterns.clone(), when_full, options.prefetch);
-        plain.lagged = places.missed;
+        let plain = Plain::new(client, options.patterns.clone(), when_full, options.prefetch);
         let index = free_slot(&mut self.plains);
         self.plains[index] = Some(plain);
         for pattern in &options.patterns {
             self.patterns.insert(pattern, Reader::Plain(index));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             self.attach(Reader::Plain(index), topic, from);
         }
         Ok(index)
@@ -678,13 +745,9 @@ impl Broker {
     ) -> Polled {
         let Some(plain) = self.plains[index].as_mut() else { return Polled::End };
         let polled = plain.poll(&mut self.streams, now.wall, waker);
-        let asked = plain.is_strict() || plain.when_full == WhenFull::Block;
-        if asked && matches!(polled, Polled::Chunk(_)) {
-            let topics: SmallVec<[usize; 8]> =
-                plain.tracks.list.iter().map(|track| track.stream).collect();
-            for topic in topics {
-                self.wake_publisher(topic, wakers);
-            }
+        if plain.when_full != WhenFull::DropOldest {
+            // It may have passed over expired events even where it got nothing.
+            self.wake_publishers_of(Reader::Plain(index), wakers);
         }
         polled
     }
@@ -705,34 +768,33 @@ impl Broker {
     // ---- where readers begin ----
 
     /// The numbers at which a reader of `patterns` begins, by topic.
-    fn places(&mut self, patterns: &Patterns, start: &Start, now: Now) -> Result<Places> {
-        let matching: Vec<usize> = self
-            .by_name
-            .iter()
-            .filter(|(topic, _)| patterns.matches(topic))
-            .map(|(_, index)| *index)
-            .collect();
+    fn places(
+        &mut self,
+        patterns: &Patterns,
+        start: &Start,
+        now: Now,
+    ) -> Result<Vec<(usize, u64)>> {
+        let matching = self.matching(patterns);
         for index in &matching {
-            self.drop_aged(*index, now);
+            self.drop_aged(*index, &now);
         }
         let skip_one = u64::from(self.has_bug(Bug::NewSkipsFirst));
-        let mut places = Places::default();
-        let begin = |places: &mut Places, index, from| places.topics.push((index, from));
+        let mut places = Vec::new();
         match start {
             Start::New => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).next() + skip_one);
+                    places.push((index, self.streams.peek(index).next() + skip_one));
                 }
             }
             Start::All => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).first());
+                    places.push((index, self.streams.peek(index).first()));
                 }
             }
             Start::LastPerTopic => {
                 for index in matching {
                     let stream = self.streams.peek(index);
-                    begin(&mut places, index, last_or_next(stream));
+                    places.push((index, last_or_next(stream)));
                 }
             }
             Start::Last => {
@@ -740,17 +802,17 @@ impl Broker {
                     .iter()
                     .copied()
                     .filter(|index| self.streams.peek(*index).len() > 0)
-                    .max_by_key(|index| self.streams.peek(*index).last_time());
+                    .max_by_key(|index| self.streams.peek(*index).last_push);
                 for index in matching {
                     let stream = self.streams.peek(index);
                     let from =
                         if Some(index) == newest { last_or_next(stream) } else { stream.next() };
-                    begin(&mut places, index, from);
+                    places.push((index, from));
                 }
             }
             Start::Time(time) => {
                 for index in matching {
-                    begin(&mut places, index, self.streams.peek(index).number_at(*time));
+                    places.push((index, self.streams.peek(index).number_at(*time)));
                 }
             }
             Start::At(position) | Start::After(position) => {
@@ -759,7 +821,7 @@ impl Broker {
                 for index in matching {
                     let stream = self.streams.peek(index);
                     let own = stream.topic == position.topic;
-                    begin(&mut places, index, if own { from } else { stream.next() });
+                    places.push((index, if own { from } else { stream.next() }));
                 }
             }
             Start::Resume(cursor) => {
@@ -771,7 +833,7 @@ impl Broker {
                     let from = cursor
                         .get(&stream.topic, None)
                         .map_or(stream.first(), |position| position.offset as u64 + 1);
-                    begin(&mut places, index, from);
+                    places.push((index, from));
                 }
             }
             other => {
@@ -779,6 +841,19 @@ impl Broker {
             }
         }
         Ok(places)
+    }
+
+    /// The topics that `patterns` match, the oldest first.
+    fn matching(&self, patterns: &Patterns) -> Vec<usize> {
+        let mut matching: Vec<usize> = if patterns.iter().all(Pattern::is_literal) {
+            let topics = patterns.iter().filter_map(Pattern::as_topic);
+            topics.filter_map(|topic| self.by_name.get(&topic).copied()).collect()
+        } else {
+            let matches = |(topic, _): &(&Topic, &usize)| patterns.matches(topic);
+            self.by_name.iter().filter(matches).map(|(_, index)| *index).collect()
+        };
+        matching.sort_unstable();
+        matching
     }
 
     /// The number behind a position, if it is one of this life of the topic.
@@ -813,7 +888,7 @@ impl Broker {
         let places = self.places(patterns, start, now)?;
         let miss_last = u64::from(self.has_bug(Bug::ReplayMissesLast));
         let mut ranges = Vec::new();
-        for (index, from) in places.topics {
+        for (index, from) in places {
             let stream = self.streams.peek(index);
             let until = match end {
                 fabric_core::End::Time(time) => stream.number_at(*time),
@@ -888,8 +963,12 @@ impl Broker {
                 if !lenient {
                     state.definition.admit(&name, options)?;
                 }
-                if let Some(policy) = options.when_full {
+                if let Some(policy) = options.when_full
+                    && state.when_full != policy
+                {
                     state.when_full = policy;
+                    // What blocked before may be dropped now.
+                    self.wake_publishers_of(Reader::Group(index), wakers);
                 }
             }
             if options.redefine_group {
@@ -903,7 +982,7 @@ impl Broker {
             return Ok(index);
         }
         let when_full = options.when_full.unwrap_or(self.config.when_full);
-        self.define(&name, GroupDefinition::of(options), when_full, now)
+        self.define(&name, GroupDefinition::of(options), when_full, now, wakers)
     }
 
     pub(crate) fn define_group(
@@ -911,6 +990,7 @@ impl Broker {
         name: &Group,
         definition: GroupDefinition,
         now: Now,
+        wakers: &mut Wakers,
     ) -> Result<()> {
         if let Some(state) = self.state(name) {
             if state.definition == definition {
@@ -924,7 +1004,7 @@ impl Broker {
                 ),
             ));
         }
-        self.define(name, definition, self.config.when_full, now).map(drop)
+        self.define(name, definition, self.config.when_full, now, wakers).map(drop)
     }
 
     fn define(
@@ -933,20 +1013,22 @@ impl Broker {
         definition: GroupDefinition,
         when_full: WhenFull,
         now: Now,
+        wakers: &mut Wakers,
     ) -> Result<usize> {
         let places = self.places(&definition.patterns, &definition.start, now)?;
         let patterns = definition.patterns.clone();
-        self.next_serial += 1;
-        let state = GroupState::new(name.clone(), definition, when_full, self.next_serial);
+        let state = GroupState::new(name.clone(), definition, when_full, self.ticket());
         let index = free_slot(&mut self.groups);
         self.groups[index] = Some(state);
         self.by_group.insert(name.clone(), index);
         for pattern in &patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             self.attach(Reader::Group(index), topic, from);
         }
+        // Dead letters have a reader now that may let go of them.
+        self.wake_publishers_of(Reader::Group(index), wakers);
         Ok(index)
     }
 
@@ -1013,9 +1095,7 @@ impl Broker {
                     &mut self.timers,
                 );
                 if std::mem::take(&mut state.skipped) {
-                    let topics: Vec<usize> =
-                        state.tracks.list.iter().map(|track| track.stream).collect();
-                    topics.into_iter().for_each(|topic| self.wake_publisher(topic, wakers));
+                    self.wake_publishers_of(Reader::Group(member.group), wakers);
                 }
                 polled
             }
@@ -1033,11 +1113,11 @@ impl Broker {
             }
             return;
         }
-        let stream = self.of(member).and_then(|state| state.settled(chunk, wakers));
-        if let Some(stream) = stream
-            && self.has_waiting(stream)
-        {
-            self.wake_publisher(stream, wakers);
+        let Some(state) = self.of(member) else { return };
+        match state.settled(chunk, wakers) {
+            Some(stream) => self.wake_publisher(stream, wakers),
+            // Somebody saw that it was settled before we were told.
+            None => self.wake_publishers_of(Reader::Group(member.group), wakers),
         }
     }
 
@@ -1099,10 +1179,9 @@ impl Broker {
         for pattern in &patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
-        let topics: Vec<(Topic, usize)> =
-            self.by_name.iter().map(|(topic, index)| (topic.clone(), *index)).collect();
-        for (topic, at) in topics {
-            let (was, is) = (old.matches(&topic), patterns.matches(&topic));
+        let (were, are) = (self.matching(&old), self.matching(&patterns));
+        for at in were.iter().chain(&are).copied().collect::<BTreeSet<usize>>() {
+            let (was, is) = (were.binary_search(&at).is_ok(), are.binary_search(&at).is_ok());
             let next = self.streams.peek(at).next();
             let Some(state) = self.groups[index].as_mut() else { continue };
             match (state.tracks.slot_of(at), was, is) {
@@ -1143,26 +1222,28 @@ impl Broker {
             None => return Ok(()),
         };
         let places = self.places(&patterns, start, now)?;
+        let epoch = self.ticket();
         let Some(state) = self.groups[index].as_mut() else { return Ok(()) };
-        state.forget();
-        if let Some(inbox) = state.inbox {
-            let stream = state.tracks.list[inbox].stream;
-            state.tracks.list[inbox].cursor = self.streams.peek(stream).next();
+        state.forget(epoch);
+        // What removed patterns had queued is gone as well, and so is the inbox.
+        for (slot, track) in state.tracks.list.iter_mut().enumerate() {
+            let next = self.streams.peek(track.stream).next();
+            track.restart(next, (state.inbox != Some(slot)).then_some(next));
         }
-        for (topic, from) in places.topics {
+        for (topic, from) in places {
             if let Some(state) = self.groups[index].as_mut()
                 && let Some(slot) = state.tracks.slot_of(topic)
             {
-                let track = &mut state.tracks.list[slot];
-                track.cursor = from;
-                track.until = None;
+                let first = self.streams.peek(topic).first();
+                state.tracks.list[slot].restart(from.max(first), None);
+                state.lagged += first.saturating_sub(from);
                 state.tracks.make_ready(slot);
                 state.survey(slot, self.streams.stream(topic));
             } else {
                 self.attach(Reader::Group(index), topic, from);
             }
-            self.wake_publisher(topic, wakers);
         }
+        self.wake_publishers_of(Reader::Group(index), wakers);
         if let Some(state) = self.groups[index].as_mut() {
             state.wake(wakers);
         }
@@ -1173,7 +1254,7 @@ impl Broker {
         let index = self.group_index(name)?;
         self.by_group.remove(name);
         let Some(mut state) = self.groups[index].take() else { return Ok(()) };
-        state.forget();
+        state.forget(self.ticket());
         state.wake(wakers);
         for pattern in &state.definition.patterns {
             self.patterns.remove(pattern, &Reader::Group(index));
@@ -1268,14 +1349,11 @@ impl Broker {
     // ---- topics ----
 
     pub(crate) fn topics(&mut self, patterns: &Patterns, now: Now) -> Vec<TopicInfo> {
-        let mut names: Vec<(Topic, usize)> = self
-            .by_name
-            .iter()
-            .filter(|(topic, _)| patterns.matches(topic))
-            .map(|(topic, index)| (topic.clone(), *index))
-            .collect();
-        names.sort();
-        names.into_iter().map(|(_, index)| self.info(index, now)).collect()
+        let topics = self.matching(patterns);
+        let mut infos: Vec<TopicInfo> =
+            topics.into_iter().map(|index| self.info(index, now)).collect();
+        infos.sort_by(|a, b| a.topic.cmp(&b.topic));
+        infos
     }
 
     pub(crate) fn topic_info(&mut self, topic: &Topic, now: Now) -> Result<TopicInfo> {
@@ -1291,7 +1369,7 @@ impl Broker {
     }
 
     fn info(&mut self, index: usize, now: Now) -> TopicInfo {
-        self.drop_aged(index, now);
+        self.drop_aged(index, &now);
         let stream = self.streams.peek(index);
         let readers = &self.readers[index];
         let mut info = TopicInfo::new(stream.topic.clone());
@@ -1338,6 +1416,12 @@ impl Broker {
         }
         self.streams.stream(index).drop_before(before);
         self.wake_publisher(index, wakers);
+        if self.waiting > 0 {
+            // A bound of a subscription's own counts the events of all its topics.
+            for (plain, _) in self.readers[index].plains.clone() {
+                self.wake_publishers_of(Reader::Plain(plain), wakers);
+            }
+        }
         Ok((had - self.streams.peek(index).len()) as u64)
     }
 
@@ -1404,6 +1488,38 @@ impl Broker {
     }
 }
 
+/// The names under which topics were published to lately, found by where they lie in memory. Each
+/// is held, so that an address stands for one name.
+#[derive(Debug)]
+struct Recent([Option<(Topic, usize)>; RECENT]);
+
+const RECENT: usize = 64;
+
+impl Recent {
+    #[inline]
+    fn find(&self, topic: &Topic) -> Option<usize> {
+        let (known, index) = self.0[Self::place(topic)].as_ref()?;
+        known.same_as(topic).then_some(*index)
+    }
+
+    fn note(&mut self, topic: Topic, index: usize) {
+        let place = Self::place(&topic);
+        self.0[place] = Some((topic, index));
+    }
+
+    #[inline]
+    fn place(topic: &Topic) -> usize {
+        // Shared text is aligned to sixteen bytes and takes at least twice that.
+        (topic.as_str().as_ptr().addr() >> 5) % RECENT
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self([const { None }; RECENT])
+    }
+}
+
 /// A member of a group.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Member {
@@ -1415,12 +1531,6 @@ pub(crate) struct Member {
 /// What a stopping client's deliveries still hold.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Vec<(usize, u64, HashSet<u64>)>);
-
-#[derive(Default)]
-struct Places {
-    topics: Vec<(usize, u64)>,
-    missed: u64,
-}
 
 /// A step of a replay.
 #[derive(Debug)]

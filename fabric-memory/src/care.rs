@@ -14,7 +14,9 @@ impl GroupsBackend for Memory {
     async fn define(&self, group: &Group, definition: GroupDefinition) -> Result<()> {
         let client = self.open_client()?;
         let now = Now::read();
-        client.instance.at(now, |broker, _| broker.define_group(group, definition, now))
+        client
+            .instance
+            .at(now, |broker, wakers| broker.define_group(group, definition, now, wakers))
     }
 
     async fn redefine(&self, group: &Group, patterns: Patterns) -> Result<()> {
@@ -63,7 +65,7 @@ impl GroupsBackend for Memory {
                         format!("the event takes {bytes} bytes, more than the inbox holds"),
                     ));
                 }
-                match broker.make_room(inbox, 1, bytes, now, wakers) {
+                match broker.make_room(inbox, 1, bytes, &now, wakers) {
                     Ok(()) => {
                         broker.send(group, inbox, event, at, attempt, now, wakers);
                         Ok(Receipt::ACCEPTED.with_routed(true))

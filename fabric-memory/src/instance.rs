@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
 
 use fabric_core::clock::Now;
 use fabric_core::{Error, ErrorKind, Result};
@@ -61,8 +62,8 @@ impl Instance {
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Broker, &mut Wakers) -> R) -> R {
         let mut wakers = Wakers::new();
         let result = work(&mut self.lock(), &mut wakers);
-        for waker in wakers {
-            waker.wake();
+        if !wakers.is_empty() {
+            wakers.into_iter().for_each(Waker::wake);
         }
         result
     }
@@ -70,7 +71,7 @@ impl Instance {
     /// As [`with`](Self::with), after letting time pass.
     pub(crate) fn at<R>(&self, now: Now, work: impl FnOnce(&mut Broker, &mut Wakers) -> R) -> R {
         self.with(|broker, wakers| {
-            broker.advance(now, wakers);
+            broker.advance(&now, wakers);
             work(broker, wakers)
         })
     }

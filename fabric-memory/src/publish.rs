@@ -18,21 +18,16 @@ use crate::client::Client;
 
 impl Client {
     /// Stores the batch if that takes no waiting; else gives it back untouched.
-    pub(crate) fn try_publish(&self, batch: Batch) -> Result<Confirms, Batch> {
+    pub(crate) fn try_publish(&self, mut batch: Batch) -> Result<Confirms, Batch> {
         if self.is_closed() && !self.instance.has_bug(Bug::PublishAfterClose) {
             return Err(batch);
         }
         let limit = self.instance.config.max_payload;
-        let mut wakers = Wakers::new();
-        let tried = {
-            let mut broker = self.instance.lock();
-            broker.advance(batch.now, &mut wakers);
-            try_batch(&mut broker, &mut wakers, batch, limit)
-        };
-        for waker in wakers {
-            waker.wake();
-        }
-        tried
+        let tried = self.instance.with(|broker, wakers| {
+            broker.advance(&batch.now, wakers);
+            try_batch_in_place(broker, wakers, &mut batch, limit)
+        });
+        tried.answer(batch)
     }
 
     /// Stores the batch, waiting for room where the policy says so.
@@ -92,7 +87,7 @@ impl Client {
         let now = Now::read();
         let blocked = self.instance.with(|broker, wakers| {
             let index = broker.topic(topic)?;
-            Ok::<_, Error>(broker.make_room(index, 1, 1, now, wakers).err())
+            Ok::<_, Error>(broker.make_room(index, 1, 1, &now, wakers).err())
         });
         let blocked = match blocked {
             Ok(Some(blocked)) => blocked,
@@ -182,181 +177,196 @@ impl Drop for Waiting {
 pub(crate) fn store_in_turn(
     broker: &mut Broker,
     wakers: &mut Wakers,
-    event: Event,
+    mut event: Event,
     expected: Option<&Position>,
     limit: usize,
     now: Now,
     line: &mut Line,
     waker: &Waker,
 ) -> Result<Result<Receipt, Event>> {
-    let index = broker.topic(event.topic())?;
+    let index = broker.topic_of(&mut event)?;
     if !broker.is_turn(index, line.ticket) {
         line.wait(broker, index, waker);
         return Ok(Err(event));
     }
-    match room_for(broker, wakers, index, &event, expected, limit, now)? {
-        Room::Known(receipt) => {
-            line.leave(broker, wakers);
-            Ok(Ok(receipt))
-        }
-        Room::Some => {
-            line.leave(broker, wakers);
-            Ok(Ok(store(broker, wakers, index, event, now)))
-        }
-        Room::None => {
+    let receipt = match admit_one(broker, wakers, index, &event, expected, limit, &now)? {
+        Admitted::Yes(bytes) => match broker.store(index, event, bytes, &now, wakers) {
+            Stored::At(number) => Receipt::stored(broker.position(index, number)),
+            Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
+        },
+        Admitted::Answered(receipt) => receipt,
+        Admitted::Blocked => {
             line.wait(broker, index, waker);
-            Ok(Err(event))
+            return Ok(Err(event));
+        }
+    };
+    line.leave(broker, wakers);
+    Ok(Ok(receipt))
+}
+
+/// What came of a batch that may not wait.
+enum Tried {
+    /// Kept, one behind the other.
+    Stored {
+        topic: Topic,
+        incarnation: u64,
+        first: u64,
+        count: usize,
+    },
+    Answered(Outcomes),
+    /// It lies where it was.
+    Blocked,
+}
+
+impl Tried {
+    #[inline]
+    #[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
+    fn answer(self, batch: Batch) -> Result<Confirms, Batch> {
+        match self {
+            Self::Stored { topic, incarnation, first, count } => {
+                Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
+            }
+            Self::Answered(outcomes) => Ok(Confirms::ready(outcomes)),
+            Self::Blocked => Err(batch),
         }
     }
 }
 
 /// Stores the batch if that takes no waiting; else gives it back untouched.
+#[cfg(test)]
 #[expect(clippy::result_large_err, reason = "the batch goes back to its publisher")]
-#[inline]
 pub(crate) fn try_batch(
-    broker: &mut Broker,
-    wakers: &mut Wakers,
-    batch: Batch,
-    limit: usize,
-) -> Result<Confirms, Batch> {
-    match batch.events.len() {
-        0 => Ok(Confirms::ready(Outcomes::each([]))),
-        1 => try_one(broker, wakers, batch, limit),
-        _ => try_many(broker, wakers, batch, limit),
-    }
-}
-
-#[inline]
-fn try_one(
     broker: &mut Broker,
     wakers: &mut Wakers,
     mut batch: Batch,
     limit: usize,
 ) -> Result<Confirms, Batch> {
-    let known = |result| Ok(Confirms::ready(Outcomes::one(result)));
-    let Some(event) = batch.events.first() else { return Err(batch) };
-    let index = match broker.topic(event.topic()) {
-        Ok(index) => index,
-        Err(error) => return known(Err(error)),
-    };
-    if broker.has_waiting(index) {
-        return Err(batch);
-    }
-    match room_for(broker, wakers, index, event, batch.expect_last(), limit, batch.now) {
-        Ok(Room::Some) => {}
-        Ok(Room::None) => return Err(batch),
-        Ok(Room::Known(receipt)) => return known(Ok(receipt)),
-        Err(error) => return known(Err(error)),
-    }
-    match batch.events.pop() {
-        Some(event) => known(Ok(store(broker, wakers, index, event, batch.now))),
-        None => Err(batch),
+    try_batch_in_place(broker, wakers, &mut batch, limit).answer(batch)
+}
+
+/// Stores the batch if that takes no waiting; else leaves it where it is.
+#[inline]
+fn try_batch_in_place(
+    broker: &mut Broker,
+    wakers: &mut Wakers,
+    batch: &mut Batch,
+    limit: usize,
+) -> Tried {
+    match batch.events.len() {
+        1 => try_one(broker, wakers, batch, limit),
+        0 => Tried::Answered(Outcomes::each([])),
+        _ => try_many(broker, wakers, batch, limit),
     }
 }
 
-/// A batch of one topic that fits goes in whole; anything else goes the slow way.
-fn try_many(
-    broker: &mut Broker,
-    wakers: &mut Wakers,
-    batch: Batch,
-    limit: usize,
-) -> Result<Confirms, Batch> {
-    let Some(topic) = batch.events.first().map(|event| event.topic().clone()) else {
-        return Err(batch);
+/// Stores the batch's only event, or leaves it where it is.
+#[inline]
+fn try_one(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: usize) -> Tried {
+    let Some(event) = batch.events.first_mut() else { return Tried::Blocked };
+    let index = match broker.topic_of(event) {
+        Ok(index) => index,
+        Err(error) => return Tried::Answered(Outcomes::one(Err(error))),
     };
+    if broker.has_waiting(index) {
+        return Tried::Blocked;
+    }
+    let expected = batch.options.as_ref().and_then(|options| options.expect_last.as_ref());
+    let admitted = admit_one(broker, wakers, index, event, expected, limit, &batch.now);
+    let answer = match admitted {
+        Ok(Admitted::Yes(bytes)) => {
+            let Some(event) = batch.events.pop() else { return Tried::Blocked };
+            match broker.store(index, event, bytes, &batch.now, wakers) {
+                Stored::At(first) => {
+                    let stream = broker.stream(index);
+                    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+                    return Tried::Stored { topic, incarnation, first, count: 1 };
+                }
+                Stored::Scheduled => Ok(Receipt::ACCEPTED.with_routed(true)),
+            }
+        }
+        Ok(Admitted::Answered(receipt)) => Ok(receipt),
+        Ok(Admitted::Blocked) => return Tried::Blocked,
+        Err(error) => Err(error),
+    };
+    Tried::Answered(Outcomes::one(answer))
+}
+
+/// A batch of one topic that fits goes in whole; anything else goes the slow way.
+fn try_many(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: usize) -> Tried {
+    let Some(topic) = batch.events.first().map(Event::topic) else { return Tried::Blocked };
     let mut bytes = 0;
     for event in &batch.events {
-        let plain = event.topic() == &topic
+        let plain = event.topic() == topic
             && event.deliver_at().is_none()
             && event.payload().size() <= limit;
         if !plain {
-            return Err(batch);
+            return Tried::Blocked;
         }
         bytes += event.size_in_memory();
     }
     if !broker.takes_batches() || batch.expect_last().is_some() {
-        return Err(batch);
+        return Tried::Blocked;
     }
-    let Ok(index) = broker.topic(&topic) else { return Err(batch) };
+    let Ok(index) = broker.topic(topic) else { return Tried::Blocked };
     if broker.has_waiting(index)
         || broker.is_strict(index)
-        || broker.make_room(index, batch.events.len(), bytes, batch.now, wakers).is_err()
+        || broker.make_room(index, batch.events.len(), bytes, &batch.now, wakers).is_err()
     {
-        return Err(batch);
+        return Tried::Blocked;
     }
-    let count = batch.events.len();
-    let (first, incarnation) =
-        broker.store_all(index, batch.events.into_vec(), bytes, batch.now, wakers);
-    Ok(Confirms::ready(Outcomes::run(topic, incarnation, first, count, true)))
+    let events = std::mem::take(&mut batch.events).into_vec();
+    let count = events.len();
+    let first = broker.store_all(index, events, bytes, &batch.now, wakers);
+    let stream = broker.stream(index);
+    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+    Tried::Stored { topic, incarnation, first, count }
 }
 
-/// Whether an event can be stored now.
-enum Room {
-    Some,
-    /// Its publisher is to wait.
-    None,
-    /// It is not to be stored, and why its publisher need not worry.
-    Known(Receipt),
+/// Whether an event may be stored.
+enum Admitted {
+    /// It may, and takes so many bytes.
+    Yes(usize),
+    /// It will not be stored, and this is the answer.
+    Answered(Receipt),
+    /// Not yet.
+    Blocked,
 }
 
-#[inline]
-fn room_for(
+/// Checks an event and makes room for it.
+fn admit_one(
     broker: &mut Broker,
     wakers: &mut Wakers,
     index: usize,
     event: &Event,
     expected: Option<&Position>,
     limit: usize,
-    now: Now,
-) -> Result<Room> {
+    now: &Now,
+) -> Result<Admitted> {
+    let too_large = |what: &str, have: usize, limit: usize| {
+        Error::new(ErrorKind::TooLarge, format!("{what} {have} bytes, `memory` takes {limit}"))
+            .with("topic", event.topic())
+    };
     let size = event.payload().size();
+    if size > limit {
+        return Err(too_large("the payload takes", size, limit));
+    }
     let bytes = event.size_in_memory();
-    if size > limit || !broker.can_ever_hold(index, bytes) {
-        return Err(too_large(broker, event, size, limit));
+    if !broker.can_ever_hold(index, bytes) {
+        return Err(too_large("the event takes", bytes, broker.max_bytes()));
     }
     if let Some(position) = broker.find_duplicate(event, now) {
-        return Ok(Room::Known(Receipt::duplicate_of(position)));
+        return Ok(Admitted::Answered(Receipt::duplicate_of(position)));
     }
     if let Some(expected) = expected {
         broker.check_last(index, expected)?;
     }
     match broker.make_room(index, 1, bytes, now, wakers) {
-        Ok(()) => Ok(Room::Some),
-        Err(blocked) => match blocked.policy {
-            WhenFull::Fail => Err(blocked.error()),
-            WhenFull::DropNewest => {
-                broker.drop_newest(index, wakers);
-                Ok(Room::Known(Receipt::unrouted()))
-            }
-            _ => Ok(Room::None),
-        },
-    }
-}
-
-#[cold]
-fn too_large(broker: &Broker, event: &Event, size: usize, limit: usize) -> Error {
-    let (what, have, limit) = if size > limit {
-        ("payload", size, limit)
-    } else {
-        ("event", event.size_in_memory(), broker.max_bytes())
-    };
-    Error::new(
-        ErrorKind::TooLarge,
-        format!("the {what} takes {have} bytes, `memory` takes {limit}"),
-    )
-    .with("topic", event.topic())
-}
-
-#[inline]
-fn store(
-    broker: &mut Broker,
-    wakers: &mut Wakers,
-    index: usize,
-    event: Event,
-    now: Now,
-) -> Receipt {
-    match broker.store(index, event, now, wakers) {
-        Stored::At(number) => Receipt::stored(broker.position(index, number)),
-        Stored::Scheduled => Receipt::ACCEPTED.with_routed(true),
+        Ok(()) => Ok(Admitted::Yes(bytes)),
+        Err(blocked) if blocked.policy == WhenFull::Fail => Err(blocked.error()),
+        Err(blocked) if blocked.policy == WhenFull::DropNewest => {
+            broker.drop_newest(index, wakers);
+            Ok(Admitted::Answered(Receipt::unrouted()))
+        }
+        Err(_) => Ok(Admitted::Blocked),
     }
 }

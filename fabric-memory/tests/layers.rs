@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fabric_core::layers::{Batching, CircuitBreaker, Fault, Faults, Limit, PublishRetry, Timeout};
+use fabric_core::layers::{
+    Batching, CircuitBreaker, Fault, Faults, Limit, Metrics, PublishRetry, Timeout,
+};
 use fabric_core::{Ability, Delivery, ErrorKind, Event, Fabric, Layer, Nack, Retry, Subscription};
 use fabric_memory::{Memory, MemoryConfig};
 
@@ -118,6 +120,12 @@ async fn memory_works_behind_faults_that_never_strike() {
     works(with(Faults::seeded(1))).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn memory_works_behind_metrics() {
+    works(with(Metrics::new())).await;
+    works(with(Metrics::new().topics("a.*").unwrap())).await;
+}
+
 /// All layers in the recommended order.
 fn all(faults: Faults) -> Fabric {
     let fabric = fabric().layer(faults).unwrap();
@@ -125,7 +133,8 @@ fn all(faults: Faults) -> Fabric {
     let fabric = fabric.layer(Timeout::new(SECOND * 5)).unwrap();
     let fabric = fabric.layer(CircuitBreaker::new().failures(20)).unwrap();
     let fabric = fabric.layer(retry()).unwrap();
-    fabric.layer(Batching::new().max_events(16)).unwrap()
+    let fabric = fabric.layer(Batching::new().max_events(16)).unwrap();
+    fabric.layer(Metrics::new()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

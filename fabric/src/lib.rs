@@ -1,1 +1,38 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "config")]
+mod config;
+mod connect;
+pub mod global;
+#[cfg(doctest)]
+mod misuse;
+mod registry;
+mod shutdown;
+
+#[doc(inline)]
+pub use fabric_core::*;
+
+#[cfg(feature = "config")]
+pub use config::Config;
+pub use connect::{Connect, connect};
+pub use registry::Registry;
+pub use shutdown::{Shutdown, shutdown_signal};
+
+#[cfg(feature = "memory")]
+pub mod memory {
+    //! The backend inside one process: `memory://` and `memory://name`.
+    #[doc(inline)]
+    pub use fabric_memory::*;
+}
+
+/// The pages whose examples are tested with this crate.
+#[cfg(all(doctest, feature = "config", feature = "memory"))]
+mod pages {
+    #[doc = include_str!("../../docs/backends.md")]
+    mod backends {}
+    #[doc = include_str!("../../docs/configuration.md")]
+    mod configuration {}
+    #[doc = include_str!("../../docs/memory.md")]
+    mod memory {}
+}

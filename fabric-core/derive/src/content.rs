@@ -10,7 +10,7 @@ pub(crate) struct Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Codec {
     Json,
-    MsgPack,
+    MessagePack,
     Cbor,
     /// The one field is the payload.
     Raw,
@@ -27,7 +27,7 @@ impl Content {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (media_type, codec) = match text {
             "json" => ("application/json", Codec::Json),
-            "msgpack" => ("application/msgpack", Codec::MsgPack),
+            "msgpack" => ("application/vnd.msgpack", Codec::MessagePack),
             "cbor" => ("application/cbor", Codec::Cbor),
             "raw" => ("application/octet-stream", Codec::Raw),
             media_type if is_media_type(media_type) => (media_type, codec_of(media_type)),
@@ -59,7 +59,7 @@ fn codec_of(media_type: &str) -> Codec {
     let (_, subtype) = essence.split_once('/').unwrap_or_default();
     match subtype.rsplit('+').next().unwrap_or_default() {
         "json" => Codec::Json,
-        "msgpack" | "x-msgpack" | "vnd.msgpack" => Codec::MsgPack,
+        "msgpack" | "x-msgpack" | "vnd.msgpack" => Codec::MessagePack,
         "cbor" => Codec::Cbor,
         _ => Codec::Raw,
     }
@@ -73,19 +73,52 @@ mod tests {
     fn names_and_media_types_give_a_codec() {
         for (text, media_type, codec) in [
             ("json", "application/json", Codec::Json),
-            ("msgpack", "application/msgpack", Codec::MsgPack),
+            ("msgpack", "application/vnd.msgpack", Codec::MessagePack),
+            ("application/msgpack", "application/msgpack", Codec::MessagePack),
             ("cbor", "application/cbor", Codec::Cbor),
             ("raw", "application/octet-stream", Codec::Raw),
             ("text/json", "text/json", Codec::Json),
             ("application/vnd.a.b+json", "application/vnd.a.b+json", Codec::Json),
             ("application/JSON; charset=utf-8", "application/JSON; charset=utf-8", Codec::Json),
-            ("application/vnd.msgpack", "application/vnd.msgpack", Codec::MsgPack),
+            ("application/vnd.msgpack", "application/vnd.msgpack", Codec::MessagePack),
             ("application/senml+cbor", "application/senml+cbor", Codec::Cbor),
             ("text/plain; charset=utf-8", "text/plain; charset=utf-8", Codec::Raw),
             ("image/png", "image/png", Codec::Raw),
         ] {
             let content = Content { media_type: media_type.to_owned(), codec };
             assert_eq!(Content::parse(text), Ok(content));
+        }
+    }
+
+    #[test]
+    fn core_reads_each_with_the_same_codec() {
+        use fabric_core::codec::{Cbor, Codec as _, Json, MessagePack};
+        for text in [
+            "json",
+            "msgpack",
+            "cbor",
+            "raw",
+            "text/JSON",
+            "text/plain",
+            "image/png",
+            "application/json+zip",
+            "application/vnd.a+json; v=1",
+            "application/x-msgpack",
+            "application/MsgPack ;a=b",
+            "application/vnd.a+msgpack",
+            "application/senml+cbor",
+        ] {
+            let Content { media_type, codec } = Content::parse(text).unwrap();
+            let read =
+                [Json::reads, MessagePack::reads, Cbor::reads].map(|reads| reads(&media_type));
+            let codecs = [Codec::Json, Codec::MessagePack, Codec::Cbor].map(|known| known == codec);
+            assert_eq!(read, codecs, "{text}");
+        }
+        assert_eq!(Content::default().media_type, Json::CONTENT_TYPE);
+        for (text, media_type) in
+            [("msgpack", MessagePack::CONTENT_TYPE), ("cbor", Cbor::CONTENT_TYPE)]
+        {
+            assert_eq!(Content::parse(text).unwrap().media_type, media_type);
         }
     }
 

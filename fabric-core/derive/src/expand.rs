@@ -166,16 +166,17 @@ impl Code<'_> {
     fn codec(&self) -> Result<TokenStream> {
         let private = self.private();
         let span = here(self.name.span());
-        let whole = |module: &str| {
-            // Without its feature the module is missing: that error is about the attribute.
-            let module = Ident::new(module, here(self.attributes.content.span));
-            let encode = quote_spanned! {span=> #private::#module::encode(self) };
-            (encode, quote_spanned! {span=> #private::#module::decode::<Self>(payload) })
+        let whole = |codec: &str| {
+            // Without its feature the codec is missing: that error is about the attribute.
+            let codec = Ident::new(codec, here(self.attributes.content.span));
+            let codec = quote_spanned! {span=> <#private::#codec as #private::Codec> };
+            let encode = quote_spanned! {span=> #codec::encode(self) };
+            (encode, quote_spanned! {span=> #codec::decode::<Self>(payload) })
         };
         let (encode, decode) = match self.attributes.content.value.codec {
-            Codec::Json => whole("json"),
-            Codec::MsgPack => whole("msgpack"),
-            Codec::Cbor => whole("cbor"),
+            Codec::Json => whole("Json"),
+            Codec::MessagePack => whole("MessagePack"),
+            Codec::Cbor => whole("Cbor"),
             Codec::Raw => self.raw()?,
         };
         Ok(quote! {

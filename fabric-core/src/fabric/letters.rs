@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{Call, Fabric};
-use crate::batch::{Batch, only};
+use crate::batch::Batch;
 use crate::capabilities::Ability;
 use crate::chunk::Nack;
 use crate::delivery::Delivery;
@@ -256,7 +256,7 @@ impl DeadLetters {
             return Err(Error::unsupported("groups", &self.fabric.info().name));
         };
         let confirms = groups.send_to(group, Batch::one(event), None, 1).await?;
-        only(Some(confirms.await)).map(drop)
+        confirms.await.sole().map(drop)
     }
 }
 

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
-use smallvec::smallvec;
 use tokio::task::coop;
 use tokio::time::Sleep;
 
 use super::{Fabric, Shared};
-use crate::batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions, only};
+use crate::batch::{Batch, Confirms, Receipt, SubmitOptions};
 use crate::capabilities::{Ability, Capabilities};
 use crate::event::{Event, IntoEvent, Priority};
 use crate::position::Position;
@@ -36,7 +35,7 @@ impl Fabric {
     /// # Cancel safety
     /// Dropped after the first poll, the event may or may not have been accepted.
     pub fn publish(&self, event: impl IntoEvent) -> Publish {
-        Publish(Sending::new(&self.shared, event.into_event()))
+        Publish(Sending::new(&self.shared, event.into_event(), Operation::Publish))
     }
 
     /// Hands one event over and resolves with its confirm, for pipelining: events submitted one
@@ -49,7 +48,7 @@ impl Fabric {
     /// Dropped after the first poll, the event may or may not have been handed over. Dropping the
     /// confirm abandons the answer, not the event.
     pub fn submit(&self, event: impl IntoEvent) -> Submit {
-        Submit(Sending::new(&self.shared, event.into_event()))
+        Submit(Sending::new(&self.shared, event.into_event(), Operation::Submit))
     }
 
     /// Publishes a stream, pipelined; yields one result per event, in input order.
@@ -73,8 +72,9 @@ impl Fabric {
 }
 
 impl Shared {
-    /// Refuses what this stack cannot do with `event`, before anything is sent.
-    fn check(&self, event: &Event, options: Option<&SubmitOptions>) -> Result<()> {
+    /// Refuses what this stack cannot do with the event of a batch, before anything is sent.
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let event = &batch.events[0];
         if event.topic().is_reserved() {
             return Err(Error::new(
                 ErrorKind::InvalidTopic,
@@ -87,10 +87,10 @@ impl Shared {
         }
         let capabilities = self.backend.capabilities();
         let refuse = |ability| capabilities.demand(ability, &self.backend.info().name);
-        if options.is_some_and(|options| options.expect_last.is_some()) {
+        if batch.expect_last().is_some() {
             refuse(Ability::ExpectLast)?;
         }
-        if options.is_some_and(|options| options.transient) {
+        if batch.is_transient() {
             refuse(Ability::Transient)?;
         }
         self.check_size(event, &capabilities)?;
@@ -135,123 +135,147 @@ impl Shared {
 }
 
 /// One event on its way: checked, handed over, confirmed.
+///
+/// It is moved around several times before it is polled, so that it is small: what few calls ask
+/// for or come to lies behind a pointer.
 struct Sending {
     shared: Arc<Shared>,
     event: Option<Result<Event>>,
-    /// What most calls do not ask for.
-    rare: Option<Box<Rare>>,
-    state: State,
+    rest: Option<Box<Rest>>,
+    operation: Operation,
 }
 
+#[derive(Clone, Copy)]
+enum Operation {
+    Publish,
+    Submit,
+}
+
+/// What a call asks for beside the event, and how far it is where that takes time.
 #[derive(Default)]
-struct Rare {
+struct Rest {
     options: SubmitOptions,
     timeout: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-enum State {
-    Start,
-    Submitting(BoxFuture<'static, Result<Confirms>>),
-    Confirming(BoxFuture<'static, Outcomes>),
+    submitting: Option<BoxFuture<'static, Result<Confirms>>>,
+    confirming: Option<Confirms>,
 }
 
 impl Sending {
-    #[inline]
-    fn new(shared: &Arc<Shared>, event: Result<Event>) -> Self {
-        Self { shared: Arc::clone(shared), event: Some(event), rare: None, state: State::Start }
+    fn new(shared: &Arc<Shared>, event: Result<Event>, operation: Operation) -> Self {
+        Self { shared: Arc::clone(shared), event: Some(event), rest: None, operation }
     }
 
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 
-    /// Checks the event and hands it over; the confirms where that took no waiting.
-    #[inline]
-    fn begin(&mut self) -> Result<Option<Confirms>> {
-        let Some(event) = self.event.take() else { return Ok(None) };
-        let event = event?;
-        self.shared.check(&event, self.rare.as_ref().map(|rare| &rare.options))?;
-        let mut batch = Batch::stamped(smallvec![event], &self.shared.stamp);
-        if let Some(rare) = &mut self.rare {
-            rare.options.deadline = rare.timeout.map(|timeout| {
-                let now = batch.now.instant;
-                now.checked_add(timeout).unwrap_or_else(|| far_future(now))
-            });
-            batch.options = Some(Box::new(rare.options.clone()));
+    /// Hands the event over where it was not yet; `known` takes confirms that came at once.
+    ///
+    /// Written as one function that builds the batch in its place and looks at the answer in its
+    /// place: every move of what was just written costs as much as an atomic operation.
+    #[inline(always)]
+    fn start<R>(
+        &mut self,
+        known: impl FnOnce(&mut Self, Confirms) -> Option<Result<R>>,
+    ) -> Option<Result<R>> {
+        let event = match self.event.take()? {
+            Ok(event) => event,
+            Err(error) => return Some(Err(self.describe(error))),
+        };
+        let mut batch = Batch::unstamped(event);
+        if let Some(rest) = &mut self.rest {
+            rest.prepare(&mut batch);
         }
+        if let Err(error) = self.shared.check(&batch) {
+            return Some(Err(self.describe(error)));
+        }
+        batch.stamp(&self.shared.stamp);
         match self.shared.backend.try_submit(batch) {
-            Ok(confirms) => Ok(Some(confirms)),
+            Ok(confirms) => known(self, confirms),
             Err(batch) => {
-                if let Some(at) = batch.deadline() {
-                    self.rare().timer = Some(Box::pin(tokio::time::sleep_until(at)));
-                }
-                let shared = Arc::clone(&self.shared);
-                let submitting = async move { shared.backend.submit(batch).await };
-                self.state = State::Submitting(Box::pin(submitting));
-                Ok(None)
+                self.wait(batch);
+                None
             }
         }
     }
 
-    /// Hands the event over and resolves with its confirms.
-    #[inline]
+    /// The way of a batch that has to wait for room.
+    #[cold]
+    fn wait(&mut self, batch: Batch) {
+        let shared = Arc::clone(&self.shared);
+        let rest = self.rest();
+        rest.timer = batch.deadline().map(|at| Box::pin(tokio::time::sleep_until(at)));
+        rest.submitting = Some(Box::pin(async move { shared.backend.submit(batch).await }));
+    }
+
+    /// The way of an answer that is still to come, or is not the usual one.
+    #[cold]
+    fn confirm(&mut self, confirms: Confirms) {
+        let rest = self.rest();
+        rest.confirming = Some(confirms);
+        if let (Some(timeout), None) = (rest.timeout, &rest.timer) {
+            rest.timer = Some(Box::pin(tokio::time::sleep(timeout)));
+        }
+    }
+
+    /// Resolves once the event is handed over.
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Confirms>> {
-        if let State::Start = self.state {
-            ready!(coop::poll_proceed(cx)).made_progress();
-            match self.begin() {
-                Ok(Some(confirms)) => return Poll::Ready(Ok(confirms)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        let State::Submitting(submitting) = &mut self.state else { return Poll::Pending };
-        match submitting.as_mut().poll(cx) {
-            Poll::Ready(confirms) => {
-                self.state = State::Start;
-                Poll::Ready(confirms)
-            }
-            Poll::Pending => self.poll_timer(cx).map(Err),
-        }
-    }
-
-    #[inline]
-    fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        if !matches!(self.state, State::Confirming(_)) {
-            let confirms = ready!(self.poll_submit(cx))?;
-            match confirms.try_one() {
-                Ok(result) => return Poll::Ready(result),
-                Err(pending) => self.state = State::Confirming(pending),
-            }
-            if let Some(rare) = &mut self.rare
-                && let (Some(timeout), None) = (rare.timeout, &rare.timer)
-            {
-                rare.timer = Some(Box::pin(tokio::time::sleep(timeout)));
-            }
-        }
-        let State::Confirming(confirms) = &mut self.state else { return Poll::Pending };
-        match confirms.as_mut().poll(cx) {
-            Poll::Ready(outcomes) => Poll::Ready(only(Some(outcomes))),
-            Poll::Pending => self.poll_timer(cx).map(Err),
-        }
-    }
-
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some(rare) = &mut self.rare else { return Poll::Pending };
-        let Some(timer) = &mut rare.timer else { return Poll::Pending };
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Error::new(
-            ErrorKind::Timeout,
-            format!(
-                "no answer within {:?}; the event may have been accepted",
-                rare.timeout.unwrap_or_default()
-            ),
-        ))
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(submitting) = &mut rest.submitting else { return Poll::Pending };
+        let Poll::Ready(confirms) = submitting.as_mut().poll(cx) else {
+            return self.poll_timer(cx).map(Err);
+        };
+        rest.submitting = None;
+        Poll::Ready(confirms.map_err(|error| self.describe(error)))
     }
 
     #[cold]
-    fn describe(&self, error: Error, operation: &'static str) -> Error {
+    fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        if self.rest.as_ref().is_some_and(|rest| rest.submitting.is_some()) {
+            match ready!(self.poll_submit(cx)) {
+                Ok(confirms) => self.confirm(confirms),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(confirming) = &mut rest.confirming else { return Poll::Pending };
+        let Poll::Ready(outcomes) = Pin::new(confirming).poll(cx) else {
+            return self.poll_timer(cx).map(Err);
+        };
+        rest.confirming = None;
+        Poll::Ready(outcomes.sole().map_err(|error| self.describe(error)))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(rest) = &mut self.rest else { return Poll::Pending };
+        let Some(timer) = &mut rest.timer else { return Poll::Pending };
+        ready!(timer.as_mut().poll(cx));
+        let timeout = rest.timeout.unwrap_or_default();
+        Poll::Ready(self.describe(Error::new(
+            ErrorKind::Timeout,
+            format!("no answer within {timeout:?}; the event may have been accepted"),
+        )))
+    }
+
+    #[cold]
+    fn describe(&self, error: Error) -> Error {
+        let operation = match self.operation {
+            Operation::Publish => "publish",
+            Operation::Submit => "submit",
+        };
         error.with_operation(operation).with_backend(&self.shared.backend.info().name)
+    }
+}
+
+impl Rest {
+    /// Puts what was asked for into the batch.
+    fn prepare(&mut self, batch: &mut Batch) {
+        let mut options = std::mem::take(&mut self.options);
+        let now = batch.now.instant;
+        let deadline = |timeout| now.checked_add(timeout).unwrap_or_else(|| far_future(now));
+        options.deadline = self.timeout.map(deadline);
+        batch.options = Some(Box::new(options));
     }
 }
 
@@ -263,19 +287,19 @@ macro_rules! setters {
             /// Where the wait for room ends it, the event was certainly not accepted (`Full`);
             /// afterwards nobody knows (`Timeout`).
             pub fn timeout(mut self, timeout: Duration) -> Self {
-                self.0.rare().timeout = Some(timeout);
+                self.0.rest().timeout = Some(timeout);
                 self
             }
 
             /// Stores the event only if the topic's last event is the one at `position`.
             pub fn expect_last(mut self, position: Position) -> Self {
-                self.0.rare().options.expect_last = Some(position);
+                self.0.rest().options.expect_last = Some(position);
                 self
             }
 
             /// Need not survive the broker's death.
             pub fn transient(mut self) -> Self {
-                self.0.rare().options.transient = true;
+                self.0.rest().options.transient = true;
                 self
             }
         }
@@ -299,10 +323,19 @@ impl Future for Publish {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        match ready!(self.0.poll_receipt(cx)) {
-            Ok(receipt) => Poll::Ready(Ok(receipt)),
-            Err(error) => Poll::Ready(Err(self.0.describe(error, "publish"))),
+        let budget = ready!(coop::poll_proceed(cx));
+        let receipt = self.0.start(|sending, confirms| match confirms.try_stored() {
+            Ok(receipt) => Some(Ok(receipt)),
+            Err(confirms) => {
+                sending.confirm(confirms);
+                None
+            }
+        });
+        let receipt = receipt.map_or_else(|| self.0.poll_confirm(cx), Poll::Ready);
+        if receipt.is_ready() {
+            budget.made_progress();
         }
+        receipt
     }
 }
 
@@ -315,12 +348,14 @@ impl Future for Submit {
     type Output = Result<Confirm>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Confirm>> {
-        match ready!(self.0.poll_submit(cx)) {
-            Ok(confirms) => {
-                Poll::Ready(Ok(Confirm { confirms, shared: Arc::clone(&self.0.shared) }))
-            }
-            Err(error) => Poll::Ready(Err(self.0.describe(error, "submit"))),
+        let budget = ready!(coop::poll_proceed(cx));
+        let submitted = self.0.start(|_, confirms| Some(Ok(confirms)));
+        let submitted = submitted.map_or_else(|| self.0.poll_submit(cx), Poll::Ready);
+        if submitted.is_ready() {
+            budget.made_progress();
         }
+        let shared = &self.0.shared;
+        submitted.map_ok(|confirms| Confirm { confirms, shared: Arc::clone(shared) })
     }
 }
 
@@ -336,7 +371,7 @@ impl Future for Confirm {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let outcomes = ready!(Pin::new(&mut self.confirms).poll(cx));
-        let result = only(Some(outcomes));
+        let result = outcomes.sole();
         let name = &self.shared.backend.info().name;
         Poll::Ready(result.map_err(|error| error.with_operation("submit").with_backend(name)))
     }

@@ -109,7 +109,8 @@ impl Limit {
 
     fn bucket(&self) -> Option<Bucket> {
         let rate = self.rate?;
-        Some(Bucket { rate, burst: self.burst.unwrap_or(((rate / 100.0) as usize).max(1)) })
+        let ten_milliseconds = ((rate / 100.0) as usize).max(1);
+        Some(Bucket { rate, burst: self.burst.unwrap_or(ten_milliseconds) })
     }
 }
 

@@ -226,7 +226,7 @@ impl Job {
             let Some(pause) = self.pause(attempt, sent.is_empty()) else { break };
             tokio::time::sleep(pause).await;
             let events = sent.iter().map(|&index| self.events[index].clone()).collect();
-            self.layer.retried.fetch_add(sent.len() as u64, Ordering::Relaxed);
+            self.count(sent.len() as u64);
             let batch = Batch::again(events, self.options.clone());
             answers = self::answers(self.way.submit(&self.inner, batch).await, sent.len()).await;
         }
@@ -262,6 +262,16 @@ impl Job {
             RetryClass::Ambiguous => self.dedup && !self.expects_last(),
             RetryClass::Never => false,
         }
+    }
+
+    fn count(&self, retried: u64) {
+        self.layer.retried.fetch_add(retried, Ordering::Relaxed);
+        #[cfg(feature = "metrics")]
+        metrics::counter!(
+            "fabric_publish_retries_total",
+            "backend" => self.inner.info().name.clone()
+        )
+        .increment(retried);
     }
 
     fn expects_last(&self) -> bool {

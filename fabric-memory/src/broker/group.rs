@@ -91,6 +91,13 @@ impl Outstanding {
         self.chunk.full_mask() & !self.chunk.settled()
     }
 
+    /// The oldest number that is not settled, of those from `kept` on.
+    fn oldest(&self, kept: u64) -> Option<u64> {
+        let gone = kept.saturating_sub(self.first);
+        let open = self.open().checked_shr(u32::try_from(gone).ok()?)?;
+        (open != 0).then(|| self.first + gone + u64::from(open.trailing_zeros()))
+    }
+
     /// Leases what was handed out since the last look for `wait` from `now`.
     fn look(&mut self, now: Instant, wait: Duration) {
         let handed = self.chunk.handed().min(MAX_CHUNK as u32);
@@ -153,14 +160,16 @@ pub(crate) struct GroupState {
     pub(crate) tracks: Tracks,
     /// The slot of the group's own inbox.
     pub(crate) inbox: Option<usize>,
-    /// Counts incarnations of a name, so that late timers and settlements of another are told apart.
+    /// Counts incarnations of a name, so that late settlements of another are told apart.
     pub(crate) serial: u64,
+    /// Counts these and resets, so that late timers are told apart.
+    pub(crate) epoch: u64,
     held: BTreeMap<Place, Held>,
     queues: [BTreeSet<Place>; QUEUES],
     outstanding: HashMap<u64, Outstanding, RandomState>,
     next_chunk: u64,
     members: Vec<Option<Member>>,
-    lagged: u64,
+    pub(crate) lagged: u64,
     sweep_at: Option<Instant>,
     /// Expired events were passed over, so that there may be room for publishers.
     pub(crate) skipped: bool,
@@ -194,6 +203,7 @@ impl GroupState {
             tracks: Tracks::default(),
             inbox: None,
             serial,
+            epoch: serial,
             held: BTreeMap::new(),
             queues: Default::default(),
             outstanding: HashMap::default(),
@@ -569,7 +579,7 @@ impl GroupState {
     fn arm_sweep(&mut self, at: Instant, timers: &mut super::Timers) {
         if self.sweep_at.is_none_or(|known| at < known) {
             self.sweep_at = Some(at);
-            timers.set(at, Timer::Sweep { group: self.name.clone(), serial: self.serial });
+            timers.set(at, Timer::Sweep { group: self.name.clone(), epoch: self.epoch });
         }
     }
 
@@ -764,8 +774,8 @@ impl GroupState {
     /// Nobody gets the event before `at`.
     fn put_off(&mut self, place: Place, attempts: u32, at: Instant, timers: &mut super::Timers) {
         self.hold(place, attempts, Queue::Delayed);
-        let (group, serial, (slot, number)) = (self.name.clone(), self.serial, place);
-        timers.set(at, Timer::Return { group, serial, slot, number });
+        let (group, epoch, (slot, number)) = (self.name.clone(), self.epoch, place);
+        timers.set(at, Timer::Return { group, epoch, slot, number });
     }
 
     /// Begins the leases of `mask` anew.
@@ -875,7 +885,9 @@ impl GroupState {
     }
 
     /// Takes back everything and forgets what was held: the group was reset or deleted.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.sweep_at = None;
         for entry in self.outstanding.values() {
             entry.chunk.revoke(entry.chunk.full_mask());
         }
@@ -889,21 +901,38 @@ impl GroupState {
         self.lagged = 0;
     }
 
-    /// The oldest number in the topic at `slot` that is not settled.
-    pub(crate) fn floor(&self, slot: usize, stream: &Stream) -> u64 {
+    /// Whether everything before `end` in the topic at `slot` is settled.
+    pub(crate) fn has_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
+        if !self.look_settled(slot, end, stream) {
+            return false;
+        }
+        // Urgent events that are settled are behind the cursor now, and no loss when they go.
+        let track = &mut self.tracks.list[slot];
+        track.cursor = track.cursor.max(end.min(track.limit(stream)));
+        true
+    }
+
+    fn look_settled(&mut self, slot: usize, end: u64, stream: &Stream) -> bool {
         let track = &self.tracks.list[slot];
+        if track.settled >= end {
+            return true;
+        }
+        // Urgent events are delivered ahead of the cursor: those that are not are held.
+        let from = track.settled.max(track.cursor).max(stream.first());
+        let unread = track
+            .spans(from, track.limit(stream))
+            .find_map(|(start, end)| stream.first_usual(start, end))
+            .unwrap_or_else(|| stream.next());
         let held = self.held.range((slot, 0)..(slot + 1, 0)).next().map(|((_, number), _)| *number);
-        let out = self
-            .outstanding
-            .values()
-            .filter(|entry| entry.slot == slot)
-            .filter_map(|entry| {
-                let open = entry.open();
-                (open != 0).then(|| entry.first + u64::from(open.trailing_zeros()))
-            })
-            .min();
-        let cursor = if track.cursor >= track.limit(stream) { stream.next() } else { track.cursor };
-        [held, out].into_iter().flatten().fold(cursor, u64::min)
+        let oldest = held.map_or(unread, |held| held.min(unread));
+        if oldest < end {
+            return false;
+        }
+        let first = stream.first();
+        let out = self.outstanding.values().filter(|entry| entry.slot == slot);
+        let settled = out.filter_map(|entry| entry.oldest(first)).fold(oldest, u64::min);
+        self.tracks.list[slot].settled = settled;
+        settled >= end
     }
 
     /// Loses everything before `end` in the topic at `slot`.
@@ -916,16 +945,12 @@ impl GroupState {
         }
         let track = &mut self.tracks.list[slot];
         let limit = end.min(track.limit(stream));
-        if track.cursor < limit {
-            // Urgent and low events before the cursor's new place were counted above.
-            let urgent = (track.cursor..limit)
-                .filter(|n| {
-                    stream.priority_at(*n).is_some_and(|priority| priority > Priority::Normal)
-                })
-                .count() as u64;
-            self.lagged += limit - track.cursor - urgent.min(limit - track.cursor);
-            track.cursor = limit;
-        }
+        // Urgent ones ahead of the cursor were held and counted above, or somebody got them.
+        self.lagged += track
+            .spans(track.cursor, limit)
+            .map(|(start, end)| end - start - stream.urgent_in(start, end))
+            .sum::<u64>();
+        track.cursor = track.cursor.max(limit);
     }
 
     /// Tells the members that they missed `count` events.

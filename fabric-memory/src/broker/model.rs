@@ -267,3 +267,25 @@ fn the_broker_does_what_its_model_does() {
         panic!("with PROPTEST_RNG_SEED={seed}: {why}");
     }
 }
+
+#[test]
+fn debug_one() {
+    let setup =
+        Setup { max_events: 64, prefetch: 256, when_full: 0, dedup: false, age: false, ttl: false };
+    let ops = [
+        Op::Batch { topic: 5, count: 0, mixed: true, priority: 0 },
+        Op::Batch { topic: 32, count: 8, mixed: false, priority: 0 },
+        Op::Batch { topic: 0, count: 77, mixed: true, priority: 0 },
+        Op::Trim { topic: 12, how: 12 },
+        Op::Join {
+            group: 0,
+            patterns: 194,
+            start: Starts::After(12, 68),
+            prefetch: 19,
+            policy: 0,
+            client: 0,
+            redefine: false,
+        },
+    ];
+    run(&setup, &ops, None).unwrap();
+}

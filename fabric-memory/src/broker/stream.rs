@@ -58,6 +58,8 @@ pub(crate) struct Stream {
     pub(crate) scheduled: usize,
     pub(crate) scheduled_bytes: usize,
     last_time: Option<Timestamp>,
+    /// Counts on through all topics: which of them has the newest event.
+    pub(crate) last_push: u64,
 }
 
 impl Stream {
@@ -78,6 +80,7 @@ impl Stream {
             scheduled: 0,
             scheduled_bytes: 0,
             last_time: None,
+            last_push: 0,
         }
     }
 
@@ -235,12 +238,19 @@ impl Stream {
             let range = &events[(from - base) as usize..(end.max(from) - base) as usize];
             range.iter().filter(|event| event.priority() > Priority::Normal).count() as u64
         };
+        let from = from.max(self.first);
         let from_sealed = self.sealed.partition_point(|segment| segment.end() <= from);
         let sealed = self.sealed.range(from_sealed..);
         let sealed = sealed.take_while(|segment| segment.base < end).filter(|s| s.mixed);
         let open = self.next - self.open.len() as u64;
         sealed.map(|segment| urgent(&segment.events, segment.base)).sum::<u64>()
             + if self.open_mixed { urgent(&self.open, open) } else { 0 }
+    }
+
+    /// The first of the events `from..end` that is kept and not urgent.
+    pub(crate) fn first_usual(&self, from: u64, end: u64) -> Option<u64> {
+        let urgent = |n: &u64| self.priority_at(*n).is_some_and(|p| p > Priority::Normal);
+        (from.max(self.first)..end.min(self.next)).find(|number| !urgent(number))
     }
 
     /// Where the oldest segment begins and ends.

@@ -11,8 +11,12 @@ use super::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) stream: usize,
+    /// The first number that was ever for this reader.
+    pub(crate) began: u64,
     /// The next number to look at.
     pub(crate) cursor: u64,
+    /// Everything before it is settled, as far as was looked; for a group.
+    pub(crate) settled: u64,
     /// Where reading ends, once a redefinition took the topic away.
     pub(crate) until: Option<u64>,
     /// Ranges that are not for this reader.
@@ -48,6 +52,12 @@ impl Track {
         }
     }
 
+    /// Begins anew at `cursor`, to read up to `until`.
+    pub(crate) fn restart(&mut self, cursor: u64, until: Option<u64>) {
+        (self.cursor, self.until, self.settled) = (cursor, until, 0);
+        self.skips.clear();
+    }
+
     /// Leaves `start..end` out.
     pub(crate) fn skip(&mut self, start: u64, end: u64) {
         match self.skips.back_mut() {
@@ -73,6 +83,13 @@ impl Track {
             .filter(|(start, end)| start < end)
     }
 
+    /// The next number to look at that is kept and not left out, or where the topic ends.
+    pub(crate) fn unread(&self, stream: &Stream) -> u64 {
+        let from = self.cursor.max(stream.first());
+        let mut spans = self.spans(from, self.limit(stream));
+        spans.next().map_or_else(|| stream.next(), |(start, _)| start)
+    }
+
     /// How many events are still to be looked at.
     pub(crate) fn backlog(&self, stream: &Stream) -> u64 {
         let from = self.cursor.max(stream.first());
@@ -92,7 +109,15 @@ impl Tracks {
     /// The slot of `stream`, new at `cursor` if there was none.
     pub(crate) fn add(&mut self, stream: usize, cursor: u64) -> usize {
         let slot = self.list.len();
-        self.list.push(Track { stream, cursor, until: None, skips: VecDeque::new(), ready: false });
+        self.list.push(Track {
+            stream,
+            began: cursor,
+            cursor,
+            settled: 0,
+            until: None,
+            skips: VecDeque::new(),
+            ready: false,
+        });
         self.by_stream.insert(stream, slot);
         self.make_ready(slot);
         slot

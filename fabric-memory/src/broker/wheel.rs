@@ -20,7 +20,7 @@ pub(crate) struct Wheel<T> {
     levels: Vec<Level<T>>,
     len: usize,
     /// The earliest timer, or earlier.
-    next: Option<u64>,
+    next: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -49,20 +49,22 @@ impl<T> Wheel<T> {
 
     /// Yields `value` from `at` on.
     pub(crate) fn set(&mut self, at: Instant, value: T) {
-        let at = self.nanos(at);
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
+        let at = self.nanos(at);
         self.len += 1;
         self.insert(Timer { at, value });
     }
 
     /// Whether nothing is due at `now`; a comparison.
+    #[inline]
     pub(crate) fn is_quiet(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| self.nanos(now) < next)
+        self.next.is_none_or(|next| now < next)
     }
 
     /// When to look again.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.next.map(|next| self.base + Duration::from_nanos(next))
+    #[inline]
+    pub(crate) const fn next(&self) -> Option<Instant> {
+        self.next
     }
 
     /// Everything that is due at `now`, earliest first.
@@ -93,7 +95,7 @@ impl<T> Wheel<T> {
         }
         self.tick = self.tick.max(target);
         self.len -= due.len();
-        self.next = self.earliest();
+        self.next = self.earliest().map(|at| self.base + Duration::from_nanos(at));
         due.sort_by_key(|timer| timer.at);
         due.into_iter().map(|timer| timer.value).collect()
     }

@@ -10,10 +10,6 @@ struct NoAttribute;
 struct NoTopic;
 
 #[derive(Event)]
-#[event]
-struct NoList;
-
-#[derive(Event)]
 #[event(topic)]
 struct NoValue;
 

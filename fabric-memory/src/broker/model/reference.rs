@@ -39,9 +39,17 @@ pub(super) struct TopicModel {
     /// The oldest number that is kept.
     pub(super) first: u64,
     /// What is not due yet.
-    pub(super) scheduled: Vec<(Timestamp, usize)>,
+    pub(super) scheduled: Vec<Later>,
     /// Counts what was stored anywhere: which topic has the newest event.
     last: u64,
+}
+
+/// An event that is not due yet.
+#[derive(Debug)]
+pub(super) struct Later {
+    due: Timestamp,
+    order: u64,
+    pub(super) event: usize,
 }
 
 impl TopicModel {
@@ -148,6 +156,8 @@ pub(super) struct GroupModel {
     pub(super) definition: GroupDefinition,
     pub(super) when_full: WhenFull,
     pub(super) items: BTreeMap<Key, Item>,
+    /// Where it first began to read each topic.
+    began: BTreeMap<usize, u64>,
     pub(super) inbox: u64,
     pub(super) inbox_first: u64,
     pub(super) lag: Lag,
@@ -248,6 +258,7 @@ impl Model {
             if group.definition.patterns.matches(&stream.name) {
                 let state = State::Free(Queue::New);
                 group.items.insert((topic, number), Item { event, attempts: 0, state });
+                group.began.entry(topic).or_insert(number);
             }
         }
         for plain in self.plains.values_mut() {
@@ -264,18 +275,20 @@ impl Model {
 
     /// An event that was not due is kept for later.
     pub(super) fn schedule(&mut self, topic: usize, event: usize, due: Timestamp) {
-        self.topics[topic].scheduled.push((due, event));
+        self.pushes += 1;
+        self.topics[topic].scheduled.push(Later { due, order: self.pushes, event });
     }
 
     /// What is due is stored, what was given back for a while is free.
     pub(super) fn pass(&mut self, now: Timestamp) {
-        for topic in 0..self.topics.len() {
-            let scheduled = &mut self.topics[topic].scheduled;
-            let mut due: Vec<_> = scheduled.extract_if(.., |(due, _)| *due <= now).collect();
-            due.sort_by_key(|(due, _)| *due);
-            for (_, event) in due {
-                self.push(topic, event, now);
-            }
+        let mut due = Vec::new();
+        for (topic, stream) in self.topics.iter_mut().enumerate() {
+            let ripe = stream.scheduled.extract_if(.., |later| later.due <= now);
+            due.extend(ripe.map(|later| (later.due, later.order, topic, later.event)));
+        }
+        due.sort_unstable();
+        for (_, _, topic, event) in due {
+            self.push(topic, event, now);
         }
         for group in self.groups.iter_mut().flatten() {
             for item in group.items.values_mut() {
@@ -304,7 +317,7 @@ impl Model {
     }
 
     /// Who may refuse one more event in the topic, and how.
-    pub(super) fn in_the_way(&self, topic: usize, now: Timestamp) -> Vec<WhenFull> {
+    pub(super) fn in_the_way(&self, topic: usize) -> Vec<WhenFull> {
         let stream = &self.topics[topic];
         let mut policies = Vec::new();
         for plain in self.plains.values() {
@@ -327,14 +340,19 @@ impl Model {
                 policies.push(plain.when_full);
             }
         }
-        let unread =
-            self.groups.iter().flatten().any(|g| g.definition.patterns.matches(&stream.name));
-        if stream.kept() == 0 || (stream.name.is_reserved() && !unread) {
+        if stream.kept() == 0 || self.is_kept(topic) {
             policies.push(WhenFull::Block);
         }
-        let _ = now;
         policies.retain(|policy| *policy != WhenFull::DropOldest);
         policies
+    }
+
+    /// Whether these are dead letters that no group has read.
+    fn is_kept(&self, topic: usize) -> bool {
+        let stream = &self.topics[topic];
+        let reads =
+            |group: &GroupModel| group.began.get(&topic).is_some_and(|n| *n <= stream.first);
+        stream.name.is_reserved() && !self.groups.iter().flatten().any(reads)
     }
 
     /// The topic keeps nothing before `first` any more.
@@ -370,6 +388,7 @@ impl Model {
             "{} is evicted without a reason",
             stream.name
         );
+        ensure!(trimmed || !self.is_kept(topic), "dead letters are evicted that nobody has read");
         let gone: Vec<u64> = (old..first).collect();
         for number in gone {
             let (event, stored) = self.topics[topic].stored[number as usize];
@@ -381,10 +400,6 @@ impl Model {
                 let Some(item) = group.items.get(&key) else { continue };
                 let may = trimmed || expired || group.when_full == WhenFull::DropOldest;
                 ensure!(may, "{key:?} is evicted, and group {n} has not settled it: {item:?}");
-                ensure!(
-                    trimmed || expired || !matches!(item.state, State::Returning { .. }),
-                    "{key:?} is evicted while it is given back"
-                );
                 // What a member has it keeps.
                 if matches!(item.state, State::Free(_) | State::Delayed(_)) {
                     group.items.remove(&key);
@@ -421,6 +436,7 @@ impl Model {
             definition,
             when_full,
             items: BTreeMap::new(),
+            began: BTreeMap::new(),
             inbox: 0,
             inbox_first: 0,
             lag: Lag::default(),
@@ -434,11 +450,22 @@ impl Model {
         for (topic, from) in begin {
             let stream = &self.topics[*topic];
             state.lag.add_all(stream.first.saturating_sub(*from));
+            state.began.entry(*topic).or_insert(*from);
             for number in stream.first.max(*from)..stream.next() {
                 let (event, _) = stream.stored[number as usize];
                 let item = Item { event, attempts: 0, state: State::Free(Queue::New) };
                 state.items.insert((*topic, number), item);
             }
+        }
+    }
+
+    /// A group has other patterns: topics that are new to it begin at new.
+    pub(super) fn redefine(&mut self, group: usize, patterns: &Patterns, exists: &[bool]) {
+        let begin = self.places(patterns, &Begins::New, exists);
+        let Some(state) = self.groups[group].as_mut() else { return };
+        state.definition.patterns = patterns.clone();
+        for (topic, from) in begin {
+            state.began.entry(topic).or_insert(from);
         }
     }
 

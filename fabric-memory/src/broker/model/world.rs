@@ -88,7 +88,7 @@ fn at<R>(stage: &Mutex<Stage>, work: impl FnOnce(&mut Broker, Now, &mut Wakers) 
     let mut wakers = Wakers::new();
     let result = {
         let stage = &mut *lock(stage);
-        stage.broker.advance(stage.now, &mut wakers);
+        stage.broker.advance(&stage.now, &mut wakers);
         work(&mut stage.broker, stage.now, &mut wakers)
     };
     wakers.into_iter().for_each(Waker::wake);
@@ -490,7 +490,7 @@ impl World {
             let mut wakers = Wakers::new();
             let tried = {
                 let stage = &mut *lock(&self.stage);
-                stage.broker.advance(now, &mut wakers);
+                stage.broker.advance(&now, &mut wakers);
                 try_batch(&mut stage.broker, &mut wakers, batch, LIMIT)
             };
             wakers.into_iter().for_each(Waker::wake);
@@ -581,7 +581,7 @@ impl World {
             );
             return Ok(());
         }
-        let policies = self.model.in_the_way(topic, now.wall);
+        let policies = self.model.in_the_way(topic);
         let receipt = match outcome {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -640,7 +640,7 @@ impl World {
             let mut wakers = Wakers::new();
             let tried = {
                 let stage = &mut *lock(&self.stage);
-                stage.broker.advance(now, &mut wakers);
+                stage.broker.advance(&now, &mut wakers);
                 let broker = &mut stage.broker;
                 let expected = options.expect_last.as_ref();
                 let tried =
@@ -662,7 +662,7 @@ impl World {
                         let index = broker.by_name[&self.topics[topic]];
                         broker.readers[index].waiting.len() > 1
                     };
-                    let policies = self.model.in_the_way(topic, now.wall);
+                    let policies = self.model.in_the_way(topic);
                     ensure!(
                         waits || policies.contains(&WhenFull::Block),
                         "a publisher waits, but {policies:?}"
@@ -743,7 +743,8 @@ impl World {
             GroupDefinition::new(patterns.clone()).with_start(start).with_ack_wait(WAITS[group]);
         let name = self.names[group].clone();
         let copy = definition.clone();
-        let defined = at(&self.stage, |broker, now, _| broker.define_group(&name, copy, now));
+        let defined =
+            at(&self.stage, |broker, now, wakers| broker.define_group(&name, copy, now, wakers));
         self.observe_evictions(Cause::None)?;
         match (&self.model.groups[group], defined) {
             (Some(known), Ok(())) => {
@@ -801,10 +802,10 @@ impl World {
         self.observe_evictions(Cause::None)?;
         match &mut self.model.groups[group] {
             Some(state) => {
-                state.definition.patterns = options.patterns.clone();
                 if let Some(policy) = options.when_full {
                     state.when_full = policy;
                 }
+                self.model.redefine(group, &options.patterns, &self.exists);
             }
             None => {
                 let begin = self.model.places(&options.patterns, &begins, &self.exists);
@@ -958,7 +959,11 @@ impl World {
             (Seen::Pending, Some((group, _))) => {
                 ensure!(alive.is_some() && !stopped, "nothing for one who has gone");
                 let missed = self.model.has_something(group, id, prefetch, now);
-                ensure!(!missed, "nothing for member {id}, and something is there");
+                ensure!(
+                    !missed,
+                    "nothing for member {id}, and something is there: {:?}",
+                    self.model.groups[group]
+                );
                 self.model.nothing_for(group);
             }
             (Seen::Pending, None) => {
@@ -1234,9 +1239,7 @@ impl World {
         let (name, copy) = (&self.names[group], patterns.clone());
         let done = at(&self.stage, |broker, _, wakers| broker.redefine(name, copy, wakers));
         self.check_found(group, done.map_err(|error| error.kind()))?;
-        if let Some(state) = &mut self.model.groups[group] {
-            state.definition.patterns = patterns;
-        }
+        self.model.redefine(group, &patterns, &self.exists);
         Ok(())
     }
 
@@ -1302,7 +1305,7 @@ impl World {
             let sent = at(&self.stage, |broker, now, wakers| {
                 let inbox = broker.inbox(name)?;
                 let bytes = event.size_in_memory();
-                let room = broker.make_room(inbox, 1, bytes, now, wakers);
+                let room = broker.make_room(inbox, 1, bytes, &now, wakers);
                 if room.is_ok() {
                     broker.send(name, inbox, event, due, attempt, now, wakers);
                 }
@@ -1624,7 +1627,7 @@ impl World {
         let name = &self.topics[topic];
         let Some(index) = broker.by_name.get(name).copied() else { return Ok(()) };
         let Some((_, Some(_))) = broker.readers[index].waiting.front() else { return Ok(()) };
-        let room = broker.make_room(index, 1, 1, stage.now, &mut Wakers::new());
+        let room = broker.make_room(index, 1, 1, &stage.now, &mut Wakers::new());
         ensure!(room.is_err(), "a publisher to {name} waits, and there is room");
         Ok(())
     }
@@ -1640,7 +1643,7 @@ impl World {
                 .iter()
                 .map(|(event, _)| self.model.facts[*event].bytes)
                 .sum();
-            let later = topic.scheduled.iter().map(|(_, event)| self.model.facts[*event].bytes);
+            let later = topic.scheduled.iter().map(|later| self.model.facts[later.event].bytes);
             let expected = (topic.next(), topic.kept(), bytes);
             let found = (stream.next(), stream.len(), stream.bytes());
             ensure!(found == expected, "{}: {found:?}, not {expected:?}", topic.name);
