@@ -205,7 +205,7 @@ impl Tiny {
                 permit.forget();
             }
             let mut outcome = lock(&this.0.outcome);
-            Outcomes::each(batch.events.iter().map(|event| outcome(event)))
+            Outcomes::each(batch.events.iter().map(&mut *outcome))
         })
     }
 
