@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::SharedBackend;
 use crate::batch::Batch;
+use crate::capabilities::{Ability, Capabilities};
 use crate::chunk::DeliveryInfo;
 use crate::event::Event;
 use crate::group::Group;
@@ -111,6 +112,7 @@ pub(crate) struct DeadLetterOffice {
     group: Group,
     topic: Topic,
     max_deliver: Option<u32>,
+    capabilities: Capabilities,
     notices: NoticeSender,
     stats: Arc<Stats>,
 }
@@ -124,7 +126,20 @@ impl DeadLetterOffice {
         stats: Arc<Stats>,
     ) -> Self {
         let topic = Topic::dead_letters(group);
-        Self { backend, group: group.clone(), topic, max_deliver, notices, stats }
+        let capabilities = backend.capabilities();
+        let max_deliver = max_deliver.filter(|_| capabilities.can(Ability::DeadLetters));
+        let group = group.clone();
+        Self { backend, group, topic, max_deliver, capabilities, notices, stats }
+    }
+
+    /// Refuses a settlement that this stack cannot do.
+    pub(crate) fn demand(&self, ability: Ability) -> Result<()> {
+        self.capabilities.demand(ability, &self.backend.info().name)
+    }
+
+    /// Whether it keeps dead letters.
+    pub(crate) fn keeps_letters(&self) -> bool {
+        self.capabilities.can(Ability::DeadLetters)
     }
 
     /// Whether a delivery with this attempt number is one too many.

@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use crate::capabilities::Ability;
 use crate::chunk::{Asked, Chunk, DeliveryInfo, Nack, Settled, Settlement, stale};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
 use crate::event::Event;
@@ -142,6 +143,9 @@ impl Delivery {
     pub async fn progress(&self) -> Result<()> {
         if !self.chunk.has_settler() {
             return Err(nothing_to_settle("extending a lease"));
+        }
+        if let Some(office) = self.chunk.office() {
+            office.demand(Ability::Extend)?;
         }
         self.lease().extend().await
     }
@@ -453,6 +457,18 @@ impl Verdict {
             Self::Reject(_) | Self::Bury(..) => Asked::Reject,
         }
     }
+
+    /// Refuses what the stack cannot do, before anything is claimed.
+    fn check(&self, office: &DeadLetterOffice) -> Result<()> {
+        match self {
+            Self::Ack => Ok(()),
+            Self::Nack(nack) => {
+                office.demand(Ability::Nack)?;
+                nack.delay.map_or(Ok(()), |_| office.demand(Ability::NackDelay))
+            }
+            Self::Reject(_) | Self::Bury(..) => office.demand(Ability::DeadLetters),
+        }
+    }
 }
 
 /// A settlement under way: a future of `Ok(())` or a [`SettleError`] that holds the delivery.
@@ -638,7 +654,8 @@ impl DeliveryBatch {
     pub(crate) async fn give_back(mut self) {
         for n in 0..self.parts.len() {
             let (chunk, mask) = (Arc::clone(&self.parts[n].chunk), self.parts[n].mask);
-            if !chunk.has_settler() {
+            let refused = |office: &Arc<DeadLetterOffice>| office.demand(Ability::Nack).is_err();
+            if !chunk.has_settler() || chunk.office().is_some_and(refused) {
                 continue;
             }
             let returned = claimed(&chunk, mask, Settlement::Nack, |chunk, mask, _| {
@@ -734,6 +751,11 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
             Verdict::Nack(_) => refuse("nack"),
             Verdict::Reject(_) | Verdict::Bury(..) => refuse("reject"),
         };
+    }
+    if let Some(office) = chunk.office()
+        && let Err(error) = verdict.check(office)
+    {
+        return PartProgress::Done(Err(Failed::all(mask)(error))).of(operation);
     }
     let (reason, error, attempts) = match verdict {
         Verdict::Ack => {

@@ -561,6 +561,11 @@ impl Event {
 
     /// The same event as a dead letter: envelope and payload untouched, under the group's topic.
     pub(crate) fn into_dead_letter(mut self, topic: Topic, letter: DeadLetter) -> Self {
+        // The type is the topic unless given: it stays what it was.
+        if self.extra().event_type.is_none() {
+            let event_type = Text::Shared(Arc::from(self.topic.as_str()));
+            self.extra_mut().event_type = Some(event_type);
+        }
         self.topic = topic;
         self.extra_mut().dead_letter = Some(Arc::new(letter));
         self

@@ -52,6 +52,9 @@ pub mod clock {
     pub use crate::time::{Now, far_future, instant_at, wall_at};
 }
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 pub mod layers;
 
 pub mod header {

@@ -370,7 +370,7 @@ impl Subscription {
         {
             stats.add_redeliveries(1);
         }
-        let Some(office) = &self.office else {
+        let Some(office) = self.office.as_ref().filter(|office| office.keeps_letters()) else {
             return chunk
                 .fault(n)
                 .map_or(Admitted::HandOut, |fault| Admitted::Fault(fault.clone()));

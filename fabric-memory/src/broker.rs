@@ -255,6 +255,8 @@ impl Broker {
                     stream.scheduled -= 1;
                     stream.scheduled_bytes -= bytes;
                     self.push(topic, *event, bytes, now, wakers);
+                    // Until now nothing could be dropped for it.
+                    self.wake_publisher(topic, wakers);
                 }
             }
         }
@@ -411,7 +413,8 @@ impl Broker {
         let stream = self.streams.peek(index);
         let has_read = |(group, slot): &(usize, usize)| {
             let state = self.groups[*group].as_ref();
-            state.is_some_and(|state| state.tracks.list[*slot].began <= first)
+            let track = state.map(|state| &state.tracks.list[*slot]);
+            track.is_some_and(|track| track.began <= first && track.until.is_none())
         };
         if stream.topic.is_reserved() && !self.readers[index].groups.iter().any(has_read) {
             // Dead letters stay until somebody settles, trims or purges them.
@@ -1197,6 +1200,7 @@ impl Broker {
                     let track = &mut state.tracks.list[slot];
                     if let Some(until) = track.until.take() {
                         track.skip(until, next);
+                        track.began = next;
                     }
                 }
                 (None, _, true) => self.attach(Reader::Group(index), at, next),

@@ -10,11 +10,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fabric::layers::{Hooks, hooks};
 use fabric::{
-    Backend, Batch, Capabilities, Confirms, ErrorKind, Event, Layer, Result, SharedBackend, forward,
+    Backend, Batch, Capabilities, Confirms, DeliveryInfo, Error, ErrorKind, Event, Layer, Result,
+    SharedBackend, forward,
 };
 
-/// Lets nothing larger than a bound through, and counts what goes through.
+/// The easy way, for a layer that looks at events: each method has a default that does nothing.
+struct Tenant(&'static str);
+
+impl Hooks for Tenant {
+    /// Before an event is handed over.
+    fn publish(&self, event: &mut Event) -> Result<()> {
+        event.set_header("tenant", self.0)
+    }
+
+    /// Before an event is handed out. What is refused here goes to the dead letters in a group,
+    /// and is an error in the stream without one.
+    fn deliver(&self, event: &mut Event, _: &DeliveryInfo) -> Result<()> {
+        match event.header("tenant") {
+            Some(tenant) if tenant == self.0 => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unauthorized, "an event of another tenant")),
+        }
+    }
+}
+
+/// The full way, for a layer that changes what the stack can do: lets nothing larger than a bound
+/// through, and counts what goes through.
 #[derive(Clone, Debug)]
 struct Gate {
     largest: usize,
@@ -72,8 +94,11 @@ impl Backend for Gated {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let memory = fabric::connect("memory://custom_layer").await?;
     let gate = Gate { largest: 64, passed: Arc::default() };
-    let fabric = fabric::connect("memory://").await?.layer(gate.clone())?;
+    // The layer that is added last is the outermost: a publish meets it first.
+    let fabric = fabric::connect("memory://custom_layer").await?;
+    let fabric = fabric.layer(gate.clone())?.layer(hooks(Tenant("acme")))?;
     let mut notes = fabric.subscribe("notes.*").await?;
 
     fabric.publish(Event::to("notes.short").text("bread, milk, tea")).await?;
@@ -81,10 +106,15 @@ async fn main() -> Result<()> {
     let error = fabric.publish(long).await.expect_err("it is too long");
     println!("{error}");
     assert_eq!(error.kind(), ErrorKind::TooLarge);
+    // Past the layers, by a connection that has none.
+    memory.publish(Event::to("notes.short").header("tenant", "evil").text("rat poison")).await?;
 
     let note = notes.recv().await.expect("the fabric is open")?;
-    println!("{}: {}", note.topic(), note.text()?);
-    assert_eq!(note.text()?, "bread, milk, tea");
+    println!("{}: {}, for {:?}", note.topic(), note.text()?, note.header("tenant"));
+    assert_eq!((note.text()?.as_ref(), note.header("tenant")), ("bread, milk, tea", Some("acme")));
+    let error = notes.recv().await.expect("the fabric is open").expect_err("it is of another");
+    println!("{error}");
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert_eq!(gate.passed.load(Ordering::Relaxed), 1);
     fabric.close(Duration::from_secs(1)).await
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fabric::layers::{self, Hooks};
 use fabric::{
     ConsumerBuilder, Context, DeadLetterReason, Error, ErrorKind, Event, Fabric, HandlerError,
     HandlerResult, Position, Result, Retry, RetryClass, Start, Timestamp, Topic, Typed, TypedEvent,
@@ -338,6 +339,27 @@ async fn an_untyped_request_gets_an_event() -> Result<()> {
     let reply = fabric.request(request).await?;
     assert_eq!(reply.text()?, "HELLO");
     assert_eq!(reply.causation_id().map(ToString::to_string).as_deref(), Some("q-1"));
+    Ok(())
+}
+
+/// Program 5: a layer of one method.
+struct Tenant(String);
+
+impl Hooks for Tenant {
+    fn publish(&self, event: &mut Event) -> Result<()> {
+        event.set_header("tenant", &self.0)
+    }
+}
+
+#[tokio::test]
+async fn hooks_make_a_layer() -> Result<()> {
+    let fabric = memory().await.layer(layers::hooks(Tenant("acme".into())))?;
+    let mut events = fabric.subscribe("#").await?;
+    fabric.publish(Event::to("a").header("tenant", "other")).await?;
+    fabric.publish(StepReady { plan: "p".to_owned(), step: 1 }).await?;
+    for _ in 0..2 {
+        assert_eq!(events.recv().await.unwrap()?.header("tenant"), Some("acme"));
+    }
     Ok(())
 }
 

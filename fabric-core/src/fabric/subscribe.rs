@@ -53,7 +53,7 @@ impl Fabric {
         let listing = self.shared.open.enlist(&options);
         let group = options.durable_group().cloned();
         let mut subscription = self.shared.backend.subscribe(options).await.map_err(describe)?;
-        let office = group.filter(|_| self.capabilities().can(Ability::DeadLetters)).map(|group| {
+        let office = group.map(|group| {
             let max_deliver = subscription.definition().and_then(|stored| stored.max_deliver);
             Arc::new(DeadLetterOffice::new(
                 Arc::clone(&self.shared.backend),

@@ -11,7 +11,7 @@ use super::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) stream: usize,
-    /// The first number that was ever for this reader.
+    /// The first number that was for this reader since it came to the topic.
     pub(crate) began: u64,
     /// The next number to look at.
     pub(crate) cursor: u64,

@@ -156,7 +156,7 @@ pub(super) struct GroupModel {
     pub(super) definition: GroupDefinition,
     pub(super) when_full: WhenFull,
     pub(super) items: BTreeMap<Key, Item>,
-    /// Where it first began to read each topic.
+    /// Where it began to read each topic that it reads.
     began: BTreeMap<usize, u64>,
     pub(super) inbox: u64,
     pub(super) inbox_first: u64,
@@ -464,6 +464,7 @@ impl Model {
         let begin = self.places(patterns, &Begins::New, exists);
         let Some(state) = self.groups[group].as_mut() else { return };
         state.definition.patterns = patterns.clone();
+        state.began.retain(|topic, _| begin.iter().any(|(of, _)| of == topic));
         for (topic, from) in begin {
             state.began.entry(topic).or_insert(from);
         }

@@ -1715,7 +1715,7 @@ impl World {
                 while seat < self.seats.len() && self.receive(seat)? {}
                 seat += usize::from(self.seats.len() == count);
             }
-            self.ack(0, 7, false)?;
+            let some = !self.hands.is_empty();
             while !self.hands.is_empty() {
                 self.ack(0, 7, false)?;
             }
@@ -1725,6 +1725,9 @@ impl World {
                     // Dead letters without a reader stay until somebody deals with them.
                     self.give_up(0)?;
                 }
+            }
+            if some {
+                continue;
             }
             self.step(&Op::Pass { time: 9, lazy: false })?;
             let now = self.wall();

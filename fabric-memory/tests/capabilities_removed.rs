@@ -1,0 +1,186 @@
+//! The other arm of every case: the suite on memory behind a layer that takes one ability away.
+//!
+//! A case that needs the ability has to see it refused; every other case has to hold as before, so
+//! that no case uses what it does not say it needs.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fabric_core::conformance::{Arm, Case, Clock, Harness, Timing, cases};
+use fabric_core::{
+    Ability, Backend, Capabilities, DynAdmin, DynGroups, DynReplay, DynRequestReply, Fabric,
+    Result, SharedBackend, forward,
+};
+use harness::MemoryHarness;
+
+/// What rests on what: without the base there is nothing of the rest.
+const BASES: &[(Ability, &[Ability])] = &[
+    (
+        Ability::Groups,
+        &[
+            Ability::Nack,
+            Ability::Lease,
+            Ability::Attempts,
+            Ability::DeadLetters,
+            Ability::AckConfirmed,
+            Ability::GroupDefine,
+            Ability::GroupRedefine,
+            Ability::GroupReset,
+            Ability::GroupDelete,
+            Ability::GroupList,
+            Ability::GroupInfo,
+            Ability::GroupSend,
+        ],
+    ),
+    (Ability::Nack, &[Ability::NackDelay]),
+    (Ability::Lease, &[Ability::Extend]),
+    (Ability::Persist, &[Ability::Replay, Ability::StartAll, Ability::Durable]),
+    (Ability::RequestReply, &[Ability::NoResponders]),
+    (Ability::OrderKey, &[Ability::OrderKeyAcrossMembers]),
+];
+
+const OF_GROUPS: &[Ability] = &[
+    Ability::GroupDefine,
+    Ability::GroupRedefine,
+    Ability::GroupReset,
+    Ability::GroupDelete,
+    Ability::GroupList,
+    Ability::GroupInfo,
+    Ability::GroupSend,
+];
+
+const OF_TOPICS: &[Ability] =
+    &[Ability::TopicList, Ability::TopicInfo, Ability::Purge, Ability::Trim];
+
+/// A stack that lacks some abilities of the one below.
+#[derive(Debug)]
+struct Without {
+    inner: SharedBackend,
+    lacks: Vec<Ability>,
+}
+
+impl Without {
+    fn new(inner: SharedBackend, ability: Ability) -> Self {
+        let mut lacks = vec![ability];
+        let mut next = 0;
+        while let Some(base) = lacks.get(next).copied() {
+            let rests = BASES.iter().filter(|(known, _)| *known == base);
+            lacks.extend(rests.flat_map(|(_, rests)| *rests));
+            next += 1;
+        }
+        Self { inner, lacks }
+    }
+
+    fn can_any(&self, abilities: &[Ability]) -> bool {
+        abilities.iter().any(|ability| Backend::capabilities(self).can(*ability))
+    }
+}
+
+impl Backend for Without {
+    fn capabilities(&self) -> Capabilities {
+        let without = |caps: Capabilities, ability: &Ability| caps.without(*ability);
+        self.lacks.iter().fold(self.inner.capabilities(), without)
+    }
+
+    fn replay(&self) -> Option<&dyn DynReplay> {
+        self.inner.replay().filter(|_| self.can_any(&[Ability::Replay]))
+    }
+
+    fn request_reply(&self) -> Option<&dyn DynRequestReply> {
+        self.inner.request_reply().filter(|_| self.can_any(&[Ability::RequestReply]))
+    }
+
+    fn groups(&self) -> Option<&dyn DynGroups> {
+        self.inner.groups().filter(|_| self.can_any(OF_GROUPS))
+    }
+
+    fn admin(&self) -> Option<&dyn DynAdmin> {
+        self.inner.admin().filter(|_| self.can_any(OF_TOPICS))
+    }
+
+    forward!(self.inner: info, notices, try_submit, submit, subscribe, health, close);
+}
+
+/// Memory behind that layer.
+struct Lacking {
+    inner: MemoryHarness,
+    ability: Ability,
+}
+
+impl Harness for Lacking {
+    async fn open(&self) -> Result<Fabric> {
+        let ability = self.ability;
+        self.inner.open().await?.layer(move |inner: SharedBackend| {
+            let layer: SharedBackend = Arc::new(Without::new(inner, ability));
+            Ok(layer)
+        })
+    }
+
+    fn timing(&self) -> Timing {
+        self.inner.timing()
+    }
+
+    fn topic_bound(&self) -> Option<usize> {
+        self.inner.topic_bound()
+    }
+
+    fn dedup_window(&self) -> Option<std::time::Duration> {
+        self.inner.dedup_window()
+    }
+
+    fn without(&self, case: &Case) -> Option<&'static str> {
+        self.inner.without(case)
+    }
+}
+
+#[test]
+fn each_ability_can_be_taken_away() {
+    let mut failures = Vec::new();
+    let mut needed: BTreeMap<Ability, usize> = BTreeMap::new();
+    for &ability in Ability::ALL {
+        let outcomes = run_all(ability);
+        for (case, outcome) in outcomes {
+            let needs = case.needs.contains(&ability);
+            match outcome {
+                Ok(Arm::Refused(missing)) => {
+                    let counted = usize::from(missing.contains(&ability));
+                    *needed.entry(ability).or_default() += counted;
+                }
+                Ok(_) if needs => {
+                    failures.push(format!("{case} held without `{ability}`, which it needs"));
+                }
+                Ok(_) => {}
+                Err(what) => failures.push(format!("without `{ability}`: {what}")),
+            }
+        }
+    }
+    let idle: Vec<&Ability> =
+        Ability::ALL.iter().filter(|ability| !needed.contains_key(ability)).collect();
+    assert!(idle.is_empty(), "no case needs {idle:?}");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    for (ability, cases) in needed {
+        println!("{ability:?}: refused in {cases} cases");
+    }
+}
+
+/// Every case without `ability`, on as many threads as there are cores.
+fn run_all(ability: Ability) -> Vec<(&'static Case, Result<Arm, String>)> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..threads)
+            .map(|lane| {
+                scope.spawn(move || {
+                    let mine = cases().iter().skip(lane).step_by(threads);
+                    mine.map(|case| (case, run(case, ability))).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
+    })
+}
+
+fn run(case: &'static Case, ability: Ability) -> Result<Arm, String> {
+    case.run(Clock::Paused, move || Lacking { inner: MemoryHarness::deduplicating(), ability })
+}
