@@ -13,7 +13,7 @@ use crate::event::{Event, Stamp};
 use crate::position::Position;
 use crate::time::Now;
 use crate::topic::Topic;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Events that are handed to a backend together, in order, with what the call asked for.
 ///
@@ -261,6 +261,13 @@ impl Outcomes {
             Repr::One(result) => vec![result],
             Repr::Run { .. } => self.iter().collect(),
         }
+    }
+
+    /// The answer to a batch of one; what was not answered is not known to be accepted.
+    pub(crate) fn sole(self) -> Result<Receipt> {
+        self.into_one().unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one"))
+        })
     }
 
     /// The only result; for a batch of one.

@@ -461,12 +461,22 @@ impl Chunk {
             base.observe(mask, settlement);
         }
         if let Some(observer) = &self.observer {
-            for (n, event) in self.events().iter().enumerate() {
-                if mask & 1 << n != 0 {
-                    observer(event, &self.info(n), settlement);
-                }
+            for n in (0..self.len()).filter(|n| mask & 1 << n != 0) {
+                observer(&self.events()[n], &self.info(n), settlement);
             }
         }
+    }
+
+    /// Tells the backend which of the deliveries in `mask` nobody holds any more; returns them.
+    pub(crate) fn release(self: &Arc<Self>, mask: u64) -> u64 {
+        let open = mask & !self.closed();
+        if open != 0 {
+            self.settle_with(|settler, chunk| {
+                settler.dropped(chunk, open);
+                Settled::Done(Ok(()))
+            });
+        }
+        open
     }
 
     /// Gives a claim back after a settlement failed.

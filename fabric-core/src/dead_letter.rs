@@ -186,7 +186,7 @@ impl DeadLetterOffice {
         let batch = Batch::one(event.into_dead_letter(self.topic.clone(), letter));
         let kept = async {
             let outcomes = self.backend.submit(batch).await?.await;
-            outcomes.into_one().unwrap_or(Ok(crate::batch::Receipt::ACCEPTED))
+            outcomes.sole()
         };
         match kept.await {
             Ok(_) => {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::capabilities::Ability;
@@ -407,15 +409,9 @@ impl Lease {
 }
 
 fn drop_unsettled(chunk: &Arc<Chunk>, mask: u64) {
-    let open = mask & !chunk.closed();
-    if open != 0 {
-        if let Some(office) = chunk.office() {
-            office.stats().add_dropped(u64::from(open.count_ones()));
-        }
-        chunk.settle_with(|settler, chunk| {
-            settler.dropped(chunk, open);
-            Settled::Done(Ok(()))
-        });
+    let released = chunk.release(mask);
+    if let Some(office) = chunk.office() {
+        office.stats().add_dropped(u64::from(released.count_ones()));
     }
 }
 
@@ -475,6 +471,18 @@ impl Verdict {
             Self::Ack => "ack",
             Self::Nack(_) => "nack",
             Self::Reject(_) | Self::Bury(..) => "reject",
+        }
+    }
+
+    /// Those of a part that become dead letters: each is kept by itself.
+    fn buries(&self, part: &Part) -> u64 {
+        match self {
+            Self::Ack => 0,
+            Self::Nack(_) => {
+                let last = bits(part.mask).filter(|n| is_last(&part.chunk, 1 << n));
+                last.fold(0, |mask, n| mask | 1 << n)
+            }
+            Self::Reject(_) | Self::Bury(..) => part.mask,
         }
     }
 
@@ -567,12 +575,12 @@ impl Delivery {
                 self.open = false;
                 Progress::Done(Ok(()))
             }
-            PartProgress::Done(Err(error)) => {
-                let error = self.describe(error);
+            PartProgress::Done(Err(failed)) => {
+                let error = self.describe(failed.error);
                 Progress::Done(Err(SettleError { error, delivery: self }))
             }
             PartProgress::Pending(pending) => Progress::Pending(Box::pin(async move {
-                let result = pending.await.map_err(|error| self.describe(error));
+                let result = pending.await.map_err(|failed| self.describe(failed.error));
                 self.open = result.is_err();
                 (self, result)
             })),
@@ -595,53 +603,136 @@ impl DeliveryBatch {
         if let Verdict::Ack = verdict
             && let [part] = self.parts.as_slice()
         {
-            match settle_part(&part.chunk, part.mask, Verdict::Ack) {
+            let mask = part.mask;
+            match settle_part(&part.chunk, mask, Verdict::Ack) {
                 PartProgress::Done(Ok(())) => {
                     self.parts.clear();
                     return Progress::Done(Ok(()));
                 }
-                PartProgress::Done(Err(error)) => {
+                PartProgress::Done(Err(failed)) => {
+                    let error = self.note(0, mask, Err(failed)).unwrap_or_else(stale);
                     return Progress::Done(Err(SettleError { error, delivery: self }));
                 }
                 PartProgress::Pending(pending) => {
                     return Progress::Pending(Box::pin(async move {
-                        let result = pending.await;
-                        if result.is_ok() {
-                            self.parts.clear();
-                        }
-                        (self, result)
+                        let error = self.note(0, mask, pending.await);
+                        (self, error.map_or(Ok(()), Err))
                     }));
                 }
             }
         }
         Progress::Pending(Box::pin(async move {
-            let mut failed = None;
-            let mut left = Self::default();
-            for part in std::mem::take(&mut self.parts) {
-                // Dead letters are kept one by one; acks and plain nacks go by the part.
-                let whole = matches!(verdict, Verdict::Ack);
-                let masks: Vec<u64> =
-                    if whole { vec![part.mask] } else { bits(part.mask).map(|n| 1 << n).collect() };
-                for mask in masks {
-                    let verdict = verdict.clone();
-                    let result = match settle_part(&part.chunk, mask, verdict) {
-                        PartProgress::Done(result) => result,
-                        PartProgress::Pending(pending) => pending.await,
-                    };
-                    if let Err(error) = result {
-                        failed = Some(error);
-                        bits(mask).for_each(|n| left.push(&part.chunk, n));
-                    }
+            let error = self.settle_parts(&verdict).await;
+            self.parts.retain(|part| part.mask != 0);
+            (self, error.map_or(Ok(()), Err))
+        }))
+    }
+
+    /// Settles everything, what can go together at the same time; returns the first error. What is
+    /// settled leaves the batch at once, so that nothing is forgotten where this is dropped.
+    async fn settle_parts(&mut self, verdict: &Verdict) -> Option<Error> {
+        let mut first = None;
+        let mut waiting = FuturesUnordered::new();
+        for n in 0..self.parts.len() {
+            let part = &self.parts[n];
+            let mask = part.mask & !verdict.buries(part);
+            if mask == 0 {
+                continue;
+            }
+            match settle_part(&part.chunk, mask, verdict.clone()) {
+                PartProgress::Done(result) => {
+                    let error = self.note(n, mask, result);
+                    first = first.or(error);
+                }
+                PartProgress::Pending(pending) => {
+                    waiting.push(async move { (n, mask, pending.await) });
                 }
             }
-            (left, failed.map_or(Ok(()), Err))
-        }))
+        }
+        while let Some((n, mask, result)) = waiting.next().await {
+            let error = self.note(n, mask, result);
+            first = first.or(error);
+        }
+        drop(waiting);
+        // Dead letters are kept one by one, in order.
+        for n in 0..self.parts.len() {
+            let chunk = Arc::clone(&self.parts[n].chunk);
+            for bit in bits(self.parts[n].mask & verdict.buries(&self.parts[n])) {
+                let result = match settle_part(&chunk, 1 << bit, verdict.clone()) {
+                    PartProgress::Done(result) => result,
+                    PartProgress::Pending(pending) => pending.await,
+                };
+                let error = self.note(n, 1 << bit, result);
+                first = first.or(error);
+            }
+        }
+        first
+    }
+
+    /// Notes what became of `mask` in part `n`: what is settled leaves the batch.
+    fn note(&mut self, n: usize, mask: u64, result: Outcome) -> Option<Error> {
+        let (left, error) = match result {
+            Ok(()) => (0, None),
+            Err(failed) => (failed.left, Some(failed.error)),
+        };
+        let part = &mut self.parts[n];
+        let settled = part.mask & mask & !left;
+        part.mask &= !settled;
+        self.len -= settled.count_ones() as usize;
+        let group = part.chunk.group();
+        error.map(|error| match group {
+            Some(group) => error.with("group", group),
+            None => error,
+        })
+    }
+
+    /// Gives all of them back at once, as if they had not been handed out.
+    pub(crate) async fn give_back(mut self) {
+        for n in 0..self.parts.len() {
+            let (chunk, mask) = (Arc::clone(&self.parts[n].chunk), self.parts[n].mask);
+            let refused = |office: &Arc<DeadLetterOffice>| office.demand(Ability::Nack).is_err();
+            if !chunk.has_settler() || chunk.office().is_some_and(refused) {
+                continue;
+            }
+            let returned = claimed(&chunk, mask, Settlement::Nack, |chunk, mask, _| {
+                chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &Nack::now()))
+            });
+            let result = match returned {
+                PartProgress::Done(result) => result,
+                PartProgress::Pending(pending) => pending.await,
+            };
+            // What cannot be given back is dropped with the batch.
+            self.note(n, mask, result);
+        }
+    }
+}
+
+/// Deliveries that could not be settled, and why.
+#[derive(Clone, Debug)]
+struct Failed {
+    error: Error,
+    left: u64,
+}
+
+impl Failed {
+    fn all(mask: u64) -> impl FnOnce(Error) -> Self {
+        move |error| Self { error, left: mask }
+    }
+}
+
+type Outcome = Result<(), Failed>;
+
+/// Both: the first error, and all that is left.
+fn both(one: Outcome, other: Outcome) -> Outcome {
+    match (one, other) {
+        (Err(one), Err(other)) => Err(Failed { error: one.error, left: one.left | other.left }),
+        (one, other) => one.and(other),
     }
 }
 
 enum PartProgress {
-    Done(Result<()>),
-    Pending(BoxFuture<'static, Result<()>>),
+    Done(Outcome),
+    Pending(BoxFuture<'static, Outcome>),
 }
 
 /// Settles the deliveries in `mask` of one chunk.
@@ -660,7 +751,7 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
         passed += 1;
         if let Some(answer) = watch.before(chunk, left, verdict.asked()) {
             left &= !answer.mask;
-            answered = answered.and(answer.result);
+            answered = both(answered, answer.result.map_err(Failed::all(answer.mask)));
             if left == 0 {
                 break;
             }
@@ -671,10 +762,11 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
         left => settle_unwatched(chunk, left, verdict.clone()),
     };
     let watched = Arc::clone(chunk);
-    let tell = move |result: Result<()>| {
-        let result = answered.and(result);
+    let tell = move |result: Outcome| {
+        let result = both(answered, result);
+        let told = result.clone().map_err(|failed| failed.error);
         for watch in watched.watches().take(passed) {
-            watch.after(&watched, mask, verdict.asked(), began, &result);
+            watch.after(&watched, mask, verdict.asked(), began, &told);
         }
         result
     };
@@ -688,51 +780,65 @@ fn settle_watched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgre
 
 fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
     let operation = verdict.operation();
+    let refuse = |what| PartProgress::Done(Err(Failed::all(mask)(nothing_to_settle(what))));
     if !chunk.has_settler() {
-        return PartProgress::Done(match verdict {
-            Verdict::Ack => Ok(()),
-            Verdict::Nack(_) => Err(nothing_to_settle("nack")),
-            Verdict::Reject(_) | Verdict::Bury(..) => Err(nothing_to_settle("reject")),
-        });
+        return match verdict {
+            Verdict::Ack => PartProgress::Done(Ok(())),
+            Verdict::Nack(_) => refuse("nack"),
+            Verdict::Reject(_) | Verdict::Bury(..) => refuse("reject"),
+        };
     }
     if let Some(office) = chunk.office()
         && let Err(error) = verdict.check(office)
     {
-        return PartProgress::Done(Err(error.with_operation(operation)));
+        return PartProgress::Done(Err(Failed::all(mask)(error))).of(operation);
     }
-    let settled = match verdict {
-        Verdict::Ack => claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
-            chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
-        }),
-        Verdict::Nack(nack) => {
-            let index = mask.trailing_zeros() as usize;
-            match chunk.office() {
-                Some(office) if office.is_last(chunk.attempt(index)) => {
-                    let error =
-                        nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
-                    bury(chunk, mask, Arc::clone(office), DeadLetterReason::MaxDeliver, error, 0)
-                }
-                _ => claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
-                    chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
-                }),
-            }
+    let (reason, error, attempts) = match verdict {
+        Verdict::Ack => {
+            return claimed(chunk, mask, Settlement::Ack, |chunk, mask, complete| {
+                chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
+            })
+            .of(operation);
         }
-        Verdict::Reject(reason) => match chunk.office() {
-            Some(office) => {
-                bury(chunk, mask, Arc::clone(office), DeadLetterReason::Rejected, reason, 0)
-            }
-            None => Settled::Done(Err(nothing_to_settle("dead letters"))),
-        },
-        Verdict::Bury(reason, error, attempts) => match chunk.office() {
-            Some(office) => bury(chunk, mask, Arc::clone(office), reason, error, attempts),
-            None => Settled::Done(Err(nothing_to_settle("dead letters"))),
-        },
+        Verdict::Nack(nack) if !is_last(chunk, mask) => {
+            return claimed(chunk, mask, Settlement::Nack, |chunk, mask, _| {
+                chunk.settle_with(|settler, chunk| settler.nack(chunk, mask, &nack))
+            })
+            .of(operation);
+        }
+        Verdict::Nack(nack) => {
+            let error = nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
+            (DeadLetterReason::MaxDeliver, error, 0)
+        }
+        Verdict::Reject(reason) => (DeadLetterReason::Rejected, reason, 0),
+        Verdict::Bury(reason, error, attempts) => (reason, error, attempts),
     };
-    let operation_of = move |error: Error| error.with_operation(operation);
-    match settled {
-        Settled::Done(result) => PartProgress::Done(result.map_err(operation_of)),
-        Settled::Pending(pending) => {
-            PartProgress::Pending(Box::pin(async move { pending.await.map_err(operation_of) }))
+    match chunk.office() {
+        Some(office) => {
+            bury(chunk, mask, Arc::clone(office), reason, error, attempts).of(operation)
+        }
+        None => refuse("dead letters").of(operation),
+    }
+}
+
+/// Whether giving back the delivery in `mask` is the last straw.
+fn is_last(chunk: &Chunk, mask: u64) -> bool {
+    let attempt = chunk.attempt(mask.trailing_zeros() as usize);
+    chunk.office().is_some_and(|office| office.is_last(attempt))
+}
+
+impl PartProgress {
+    /// The same with the operation in its error.
+    fn of(self, operation: &'static str) -> Self {
+        let name = move |failed: Failed| Failed {
+            error: failed.error.with_operation(operation),
+            ..failed
+        };
+        match self {
+            Self::Done(result) => Self::Done(result.map_err(name)),
+            Self::Pending(pending) => {
+                Self::Pending(Box::pin(async move { pending.await.map_err(name) }))
+            }
         }
     }
 }
@@ -743,38 +849,35 @@ fn claimed(
     mask: u64,
     settlement: Settlement,
     settle: impl FnOnce(&Arc<Chunk>, u64, bool) -> Settled,
-) -> Settled {
+) -> PartProgress {
     let (open, complete) = match settlement {
         Settlement::Nack => chunk.claim_to_return(mask),
         _ => chunk.claim(mask),
     };
-    let moved = open != mask;
-    if moved && let Some(office) = chunk.office() {
-        office.stats().add_stale(u64::from((mask & !open).count_ones()));
+    let moved = mask & !open;
+    if moved != 0
+        && let Some(office) = chunk.office()
+    {
+        office.stats().add_stale(u64::from(moved.count_ones()));
     }
     if open == 0 {
-        return Settled::Done(Err(stale()));
+        return PartProgress::Done(Err(Failed { error: stale(), left: mask }));
     }
-    let answer = move |result: Result<()>| if moved { result.and(Err(stale())) } else { result };
-    match settle(chunk, open, complete) {
-        Settled::Done(Ok(())) => {
+    let finish = move |chunk: &Chunk, result: Result<()>| match result {
+        Ok(()) => {
             chunk.observe(open, settlement);
-            Settled::Done(answer(Ok(())))
+            if moved == 0 { Ok(()) } else { Err(Failed { error: stale(), left: moved }) }
         }
-        Settled::Done(Err(error)) => {
+        Err(error) => {
             chunk.unclaim(open);
-            Settled::Done(Err(error))
+            Err(Failed { error, left: mask })
         }
+    };
+    match settle(chunk, open, complete) {
+        Settled::Done(result) => PartProgress::Done(finish(chunk, result)),
         Settled::Pending(pending) => {
             let chunk = Arc::clone(chunk);
-            Settled::Pending(Box::pin(async move {
-                let result = pending.await;
-                match &result {
-                    Ok(()) => chunk.observe(open, settlement),
-                    Err(_) => chunk.unclaim(open),
-                }
-                answer(result)
-            }))
+            PartProgress::Pending(Box::pin(async move { finish(&chunk, pending.await) }))
         }
     }
 }
@@ -787,14 +890,15 @@ fn bury(
     reason: DeadLetterReason,
     error: String,
     attempts: u32,
-) -> Settled {
+) -> PartProgress {
     if chunk.closed() & mask != 0 {
         office.stats().add_stale(1);
-        return Settled::Done(Err(stale()));
+        return PartProgress::Done(Err(Failed { error: stale(), left: mask }));
     }
     let chunk = Arc::clone(chunk);
-    Settled::Pending(Box::pin(async move {
-        bury_now(&chunk, mask, &office, reason, error, attempts).await
+    PartProgress::Pending(Box::pin(async move {
+        let buried = bury_now(&chunk, mask, &office, reason, error, attempts).await;
+        buried.map_err(Failed::all(mask))
     }))
 }
 
@@ -814,10 +918,11 @@ pub(crate) async fn bury_now(
     let settled = claimed(chunk, mask, Settlement::Reject, |chunk, mask, complete| {
         chunk.settle_with(|settler, chunk| settler.ack(chunk, mask, complete))
     });
-    match settled {
-        Settled::Done(result) => result,
-        Settled::Pending(pending) => pending.await,
-    }
+    let result = match settled {
+        PartProgress::Done(result) => result,
+        PartProgress::Pending(pending) => pending.await,
+    };
+    result.map_err(|failed| failed.error)
 }
 
 fn nothing_to_settle(what: &str) -> Error {

@@ -21,7 +21,7 @@ use crate::fabric::Listing;
 use crate::group::Group;
 use crate::options::GroupDefinition;
 use crate::stats::Stats;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, far_future};
 use crate::{Error, ErrorKind, Result};
 
 /// How many deliveries of one chunk cost a task as much of its budget as one wait does.
@@ -51,7 +51,10 @@ pub struct Subscription {
     next: u32,
     /// Deliveries that `recv_batch` took and has not returned yet.
     gathered: DeliveryBatch,
-    linger: Option<Pin<Box<Sleep>>>,
+    /// Since when `recv_batch` gathers, and what wakes it when it has done so for long enough.
+    linger: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// An error that is returned once the deliveries before it were.
+    held: Option<Error>,
     definition: Option<GroupDefinition>,
     office: Option<Arc<DeadLetterOffice>>,
     burials: FuturesUnordered<BoxFuture<'static, Result<()>>>,
@@ -69,6 +72,7 @@ impl Subscription {
             next: 0,
             gathered: DeliveryBatch::default(),
             linger: None,
+            held: None,
             definition: None,
             office: None,
             burials: FuturesUnordered::new(),
@@ -188,6 +192,7 @@ impl Subscription {
         while let Some(buried) = self.burials.next().await {
             drop(buried);
         }
+        std::mem::take(&mut self.gathered).give_back().await;
         let Some(mut source) = self.source.take() else { return Ok(()) };
         self.current = None;
         std::future::poll_fn(|cx| source.poll_close(cx)).await
@@ -206,7 +211,7 @@ impl Subscription {
 
     /// Makes `error` the first item.
     pub(crate) fn begin_with(&mut self, error: Error) {
-        self.hold_error(error);
+        self.held = Some(error);
     }
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
@@ -215,6 +220,9 @@ impl Subscription {
             let first = held.next();
             for delivery in held {
                 delivery.put_into(&mut self.gathered);
+            }
+            if self.gathered.is_empty() {
+                self.linger = None;
             }
             if let Some(first) = first {
                 return Poll::Ready(Some(Ok(first)));
@@ -240,42 +248,41 @@ impl Subscription {
         linger: Duration,
     ) -> Poll<Option<Result<DeliveryBatch>>> {
         let budget = ready!(coop::poll_proceed(cx));
-        loop {
-            if self.gathered.len() >= max {
-                self.linger = None;
-                budget.made_progress();
-                return Poll::Ready(Some(Ok(self.take_gathered(max))));
-            }
+        let batch = ready!(self.poll_gather(cx, max, linger));
+        self.linger = None;
+        budget.made_progress();
+        Poll::Ready(batch)
+    }
+
+    fn poll_gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        linger: Duration,
+    ) -> Poll<Option<Result<DeliveryBatch>>> {
+        while self.gathered.len() < max {
             if self.gather_run(max) {
                 continue;
             }
             match self.poll_index(cx) {
                 Poll::Ready(Some(Ok((chunk, index)))) => self.gathered.push(&chunk, index),
                 Poll::Ready(end) if self.gathered.is_empty() => {
-                    self.linger = None;
-                    budget.made_progress();
                     return Poll::Ready(end.map(|end| end.map(|_| DeliveryBatch::default())));
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    // The error is returned once what came before it was.
-                    self.hold_error(error);
-                    self.linger = None;
-                    return Poll::Ready(Some(Ok(self.take_gathered(max))));
+                Poll::Ready(end) => {
+                    self.held = end.and_then(Result::err);
+                    break;
                 }
-                Poll::Ready(None) => return Poll::Ready(Some(Ok(self.take_gathered(max)))),
                 Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
                 Poll::Pending => {
-                    let timer = self.linger.get_or_insert_with(|| {
-                        Box::pin(tokio::time::sleep_until(Instant::now() + linger))
-                    });
-                    if !linger.is_zero() {
-                        ready!(timer.as_mut().poll(cx));
-                    }
-                    self.linger = None;
-                    return Poll::Ready(Some(Ok(self.take_gathered(max))));
+                    ready!(self.poll_linger(cx, linger));
+                    break;
                 }
             }
         }
+        let (batch, rest) = std::mem::take(&mut self.gathered).split(max);
+        self.gathered = rest;
+        Poll::Ready(Some(Ok(batch)))
     }
 
     /// Takes what is left of the current chunk as a whole, up to `max`, where each of it would be
@@ -299,20 +306,29 @@ impl Subscription {
         true
     }
 
-    fn take_gathered(&mut self, max: usize) -> DeliveryBatch {
-        let (batch, rest) = std::mem::take(&mut self.gathered).split(max);
-        self.gathered = rest;
-        batch
-    }
-
-    fn hold_error(&mut self, error: Error) {
-        if let Some(inner) = self.source.take() {
-            self.source = Some(Box::new(Prepend { first: Some(error), inner }));
+    /// Resolves when it was gathered for as long as this call wants; a call that was dropped may
+    /// have begun it and wanted otherwise.
+    fn poll_linger(&mut self, cx: &mut Context<'_>, linger: Duration) -> Poll<()> {
+        if linger.is_zero() {
+            return Poll::Ready(());
         }
+        let now = Instant::now();
+        let until = |since: Instant| since.checked_add(linger).unwrap_or_else(|| far_future(now));
+        let (since, sleep) = self
+            .linger
+            .get_or_insert_with(|| (now, Box::pin(tokio::time::sleep_until(until(now)))));
+        let until = until(*since);
+        if sleep.deadline() != until {
+            sleep.as_mut().reset(until);
+        }
+        sleep.as_mut().poll(cx)
     }
 
     /// The next open place in a chunk.
     fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Place>>> {
+        if let Some(error) = self.held.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             if let Some(chunk) = &self.current {
                 let index = self.next;
@@ -335,7 +351,13 @@ impl Subscription {
                 }
             }
             while let Poll::Ready(Some(_)) = self.burials.poll_next_unpin(cx) {}
-            let Some(source) = &mut self.source else { return Poll::Ready(None) };
+            let Some(source) = &mut self.source else {
+                if !self.burials.is_empty() {
+                    return Poll::Pending;
+                }
+                self.listing = None;
+                return Poll::Ready(None);
+            };
             match ready!(source.poll_chunk(cx)) {
                 Some(Ok(chunk)) => {
                     if let Some(office) = &self.office {
@@ -353,14 +375,8 @@ impl Subscription {
                     }
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => {
-                    if !self.burials.is_empty() {
-                        return Poll::Pending;
-                    }
-                    self.source = None;
-                    self.listing = None;
-                    return Poll::Ready(None);
-                }
+                // A source is not asked again after its end.
+                None => self.source = None,
             }
         }
     }
@@ -406,8 +422,14 @@ impl Subscription {
             return Admitted::HandOut;
         };
         let (chunk, office) = (Arc::clone(chunk), Arc::clone(office));
-        self.burials
-            .push(Box::pin(async move { bury_now(&chunk, mask, &office, reason, error, 0).await }));
+        self.burials.push(Box::pin(async move {
+            let buried = bury_now(&chunk, mask, &office, reason, error, 0).await;
+            if buried.is_err() {
+                // Nobody holds it: the backend says when it comes again.
+                chunk.release(mask);
+            }
+            buried
+        }));
         Admitted::Taken
     }
 }
@@ -449,24 +471,6 @@ impl Source for StreamSource {
 
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
         Poll::Ready(Ok(()))
-    }
-}
-
-struct Prepend {
-    first: Option<Error>,
-    inner: Box<dyn Source>,
-}
-
-impl Source for Prepend {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>> {
-        match self.first.take() {
-            Some(error) => Poll::Ready(Some(Err(error))),
-            None => self.inner.poll_chunk(cx),
-        }
-    }
-
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.inner.poll_close(cx)
     }
 }
 

@@ -256,7 +256,7 @@ impl DeadLetters {
             return Err(Error::unsupported("groups", &self.fabric.info().name));
         };
         let confirms = groups.send_to(group, Batch::one(event), None, 1).await?;
-        confirms.await.into_one().unwrap_or(Ok(crate::batch::Receipt::ACCEPTED)).map(drop)
+        confirms.await.sole().map(drop)
     }
 }
 

@@ -19,8 +19,8 @@ use crate::batch::{Batch, Confirms, Receipt, SubmitOptions};
 use crate::capabilities::{Ability, Capabilities};
 use crate::event::{Event, IntoEvent, Priority, Stamp};
 use crate::position::Position;
-use crate::time::Now;
-use crate::{Error, ErrorKind, Result, RetryClass};
+use crate::time::{Now, far_future};
+use crate::{Error, ErrorKind, Result};
 
 impl Fabric {
     /// Publishes one event and resolves once it is confirmed.
@@ -243,15 +243,7 @@ impl Sending {
             return self.poll_timer(cx).map(Err);
         };
         rest.confirming = None;
-        Poll::Ready(
-            outcomes
-                .into_one()
-                .unwrap_or_else(|| {
-                    Err(Error::new(ErrorKind::Backend, "the backend confirmed no event of one")
-                        .with_retry(RetryClass::Ambiguous))
-                })
-                .map_err(|error| self.describe(error)),
-        )
+        Poll::Ready(outcomes.sole().map_err(|error| self.describe(error)))
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
@@ -289,7 +281,8 @@ impl Rest {
     }
 
     fn options(&mut self, now: Instant) -> SubmitOptions {
-        let deadline = self.timeout.map(|timeout| now + timeout);
+        let later = |timeout| now.checked_add(timeout).unwrap_or_else(|| far_future(now));
+        let deadline = self.timeout.map(later);
         SubmitOptions { deadline, ..std::mem::take(&mut self.options) }
     }
 }
@@ -386,7 +379,7 @@ impl Future for Confirm {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let outcomes = ready!(Pin::new(&mut self.confirms).poll(cx));
-        let result = outcomes.into_one().unwrap_or(Ok(Receipt::ACCEPTED));
+        let result = outcomes.sole();
         let name = &self.shared.backend.info().name;
         Poll::Ready(result.map_err(|error| error.with_operation("submit").with_backend(name)))
     }

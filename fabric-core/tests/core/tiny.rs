@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use fabric_core::{
@@ -11,7 +12,7 @@ use fabric_core::{
     DynRequestReply, Error, ErrorKind, Event, Fabric, Group, GroupDefinition, GroupInfo,
     GroupsBackend, Health, Nack, NoticeSender, Notices, Outcomes, Patterns, Receipt, ReplayBackend,
     ReplayOptions, Replier, Request, RequestReplyBackend, Requests, RespondOptions, Result,
-    Settled, Settler, Start, SubscribeOptions, Subscription, Support, Timestamp,
+    Settled, Settler, Source, Start, SubscribeOptions, Subscription, Support, Timestamp,
 };
 use futures_core::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
@@ -36,14 +37,24 @@ struct State {
     room: Semaphore,
     /// A permit for each batch that is confirmed; as many as anybody wants at first.
     confirming: Arc<Semaphore>,
-    /// What the next subscription delivers.
-    items: Mutex<VecDeque<Result<Chunk>>>,
+    /// What subscriptions, replays and responders deliver next.
+    feed: Mutex<Feed>,
     /// How the next settlements are answered, then `Ok`.
     settling: Mutex<VecDeque<Result<()>>>,
     /// Settlements wait until they are let go.
     held: Mutex<Option<Arc<Notify>>>,
     requests: Mutex<Vec<Request>>,
-    ended: AtomicBool,
+    /// It confirms no event of those it took.
+    forgetful: AtomicBool,
+}
+
+#[derive(Default)]
+struct Feed {
+    items: VecDeque<Result<Chunk>>,
+    /// What was delivered to a group.
+    handed: Vec<Arc<Chunk>>,
+    ended: bool,
+    waker: Option<Waker>,
 }
 
 impl Tiny {
@@ -58,11 +69,11 @@ impl Tiny {
             fast: AtomicBool::new(true),
             room: Semaphore::new(Semaphore::MAX_PERMITS),
             confirming: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            items: Mutex::default(),
+            feed: Mutex::default(),
             settling: Mutex::default(),
             held: Mutex::default(),
             requests: Mutex::default(),
-            ended: AtomicBool::new(false),
+            forgetful: AtomicBool::new(false),
         }))
     }
 
@@ -110,15 +121,34 @@ impl Tiny {
         self
     }
 
-    /// What the next subscription, replay or responder yields.
+    /// What subscriptions, replays and responders yield next.
     pub(crate) fn deliver(&self, items: impl IntoIterator<Item = Result<Chunk>>) -> &Self {
-        lock(&self.0.items).extend(items);
+        let mut feed = lock(&self.0.feed);
+        feed.items.extend(items);
+        if let Some(waker) = feed.waker.take() {
+            waker.wake();
+        }
         self
     }
 
     /// Subscriptions end with what they deliver.
     pub(crate) fn ending(self) -> Self {
-        self.0.ended.store(true, Ordering::SeqCst);
+        lock(&self.0.feed).ended = true;
+        self
+    }
+
+    /// The `n`-th chunk that a group got, as the backend holds it.
+    pub(crate) fn chunk(&self, n: usize) -> Arc<Chunk> {
+        Arc::clone(&lock(&self.0.feed).handed[n])
+    }
+
+    pub(crate) fn try_chunk(&self, n: usize) -> Option<Arc<Chunk>> {
+        lock(&self.0.feed).handed.get(n).cloned()
+    }
+
+    /// It confirms no event of those it takes.
+    pub(crate) fn forgetful(self) -> Self {
+        self.0.forgetful.store(true, Ordering::SeqCst);
         self
     }
 
@@ -162,6 +192,9 @@ impl Tiny {
             self.note("flush");
             return Confirms::ready(Outcomes::each([]));
         }
+        if self.0.forgetful.load(Ordering::SeqCst) {
+            return Confirms::ready(Outcomes::each([]));
+        }
         if self.0.confirming.try_acquire().map(tokio::sync::SemaphorePermit::forget).is_ok() {
             let mut outcome = lock(&self.0.outcome);
             return batch.confirm(&mut *outcome);
@@ -172,18 +205,58 @@ impl Tiny {
                 permit.forget();
             }
             let mut outcome = lock(&this.0.outcome);
-            Outcomes::each(batch.events.iter().map(|event| outcome(event)))
+            Outcomes::each(batch.events.iter().map(&mut *outcome))
         })
     }
 
-    fn stream(&self) -> impl futures_core::Stream<Item = Result<Chunk>> + Send + 'static {
-        let items = std::mem::take(&mut *lock(&self.0.items));
-        let rest = if self.0.ended.load(Ordering::SeqCst) {
-            stream::empty().boxed()
-        } else {
-            stream::pending().boxed()
+    fn next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk>>> {
+        let mut feed = lock(&self.0.feed);
+        match feed.items.pop_front() {
+            Some(item) => Poll::Ready(Some(item)),
+            None if feed.ended => Poll::Ready(None),
+            None => {
+                feed.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn stream(&self) -> impl futures_core::Stream<Item = Result<Event>> + Send + 'static {
+        let this = self.clone();
+        stream::poll_fn(move |cx| this.next(cx)).flat_map(|chunk| {
+            stream::iter(match chunk {
+                Ok(chunk) => chunk.events().iter().cloned().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            })
+        })
+    }
+}
+
+/// What a member of a group gets.
+struct Member {
+    tiny: Tiny,
+    group: Group,
+    ended: bool,
+}
+
+impl Source for Member {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Chunk>>>> {
+        assert!(!self.ended, "a source is not asked again after its end");
+        let Some(chunk) = ready!(self.tiny.next(cx)) else {
+            self.ended = true;
+            return Poll::Ready(None);
         };
-        stream::iter(items).chain(rest)
+        Poll::Ready(Some(chunk.map(|chunk| {
+            let settler = Arc::new(self.tiny.clone());
+            let chunk = Arc::new(chunk.with_settler(self.group.clone(), settler));
+            lock(&self.tiny.0.feed).handed.push(Arc::clone(&chunk));
+            chunk
+        })))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Result<()>> {
+        self.tiny.note("leave");
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -240,13 +313,11 @@ impl Backend for Tiny {
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription> {
         self.note(format!("subscribe {}", options.patterns));
-        let stream = self.stream();
         let Some(group) = options.durable_group().cloned() else {
-            let events = stream.map(|chunk| chunk.map(|chunk| chunk.events()[0].clone()));
-            return Ok(Subscription::live(events));
+            return Ok(Subscription::live(self.stream()));
         };
-        let definition = GroupDefinition::of(&options);
-        Ok(Subscription::group(stream, group, Arc::new(self.clone())).with_definition(definition))
+        let member = Member { tiny: self.clone(), group, ended: false };
+        Ok(Subscription::from_source(member).with_definition(GroupDefinition::of(&options)))
     }
 
     fn replay(&self) -> Option<&dyn DynReplay> {
@@ -279,8 +350,7 @@ impl Backend for Tiny {
 impl ReplayBackend for Tiny {
     async fn replay(&self, options: ReplayOptions) -> Result<Subscription> {
         self.note(format!("replay {}", options.patterns));
-        let events = self.stream().map(|chunk| chunk.map(|chunk| chunk.events()[0].clone()));
-        Ok(Subscription::live(events))
+        Ok(Subscription::live(self.stream()))
     }
 }
 
@@ -361,8 +431,9 @@ impl Tiny {
     fn settle(&self, what: &str, chunk: &Chunk, mask: u64) -> Settled {
         let ids = chunk.events().iter().enumerate().filter(|(n, _)| mask & 1 << n != 0);
         let ids: Vec<_> = ids.map(|(_, event)| event.id().to_string()).collect();
-        let text = format!("{what} {}", ids.join(","));
         let answer = lock(&self.0.settling).pop_front().unwrap_or(Ok(()));
+        let failed = if answer.is_err() { " (failed)" } else { "" };
+        let text = format!("{what}{failed} {}", ids.join(","));
         let held = lock(&self.0.held).clone();
         let Some(held) = held else {
             self.note(text);
