@@ -334,7 +334,7 @@ mod tests {
         let mut bad = vec![
             (newer, "format 2"),
             (whole.replace("\"two\"", "\"one\""), "twice"),
-            (whole.replace("\"a.*\"", "\"a.>.b\""), "line 6"),
+            (whole.replace("\"a.*\"", "\"a.>.b\""), "line 7 column"),
             (whole.replace("\"ack_mode\"", "\"ack_mood\""), "ack_mood"),
             (String::new(), "line 1 column 0"),
             ("[]".to_owned(), "damaged"),
