@@ -17,6 +17,7 @@ use crate::event::TraceContext;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked<'a> {
     Ack,
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "only metrics look inside"))]
     Nack(&'a Nack),
     /// To the dead letters.
     Reject,

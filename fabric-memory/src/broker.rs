@@ -1199,7 +1199,7 @@ impl Broker {
         for pattern in patterns {
             self.patterns.insert(pattern, Reader::Group(index));
         }
-        let (were, are) = (self.matching(&old), self.matching(&patterns));
+        let (were, are) = (self.matching(&old), self.matching(patterns));
         for at in were.iter().chain(&are).copied().collect::<BTreeSet<usize>>() {
             let (was, is) = (were.binary_search(&at).is_ok(), are.binary_search(&at).is_ok());
             let next = self.streams.peek(at).next();

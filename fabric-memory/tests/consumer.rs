@@ -1,5 +1,7 @@
 //! Consumers on memory, on virtual time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +32,7 @@ fn event(n: usize) -> fabric_core::EventBuilder {
 struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
+    #[expect(clippy::needless_pass_by_value, reason = "lines are written where they are made")]
     fn add(&self, line: impl ToString) {
         self.0.lock().unwrap().push(line.to_string());
     }

@@ -2,6 +2,8 @@
 //!
 //! `CHAOS_SEED=7 cargo test -p fabric-memory --test consumer_chaos` repeats one seed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

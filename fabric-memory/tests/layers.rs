@@ -1,5 +1,7 @@
 //! The layers of core, over memory: each by itself and all at once.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! What is particular to memory: bounds, instances, leases on virtual time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::time::Duration;
 
 use fabric_core::{ErrorKind, Event, Fabric, Nack, Start, WhenFull};

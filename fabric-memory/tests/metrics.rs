@@ -1,5 +1,7 @@
 //! What the metrics layer tells a recorder.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::HashMap;
 use std::time::Duration;
 

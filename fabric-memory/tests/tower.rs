@@ -1,5 +1,7 @@
 //! Tower services as handlers, with real tower layers around them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -75,7 +77,7 @@ impl Service<Incoming<Order>> for Strict {
     type Future = std::future::Ready<Result<Event, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Task<'_>) -> Poll<Result<(), Infallible>> {
-        if self.polls.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if self.polls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

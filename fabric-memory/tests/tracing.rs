@@ -1,5 +1,7 @@
 //! The spans that the tracing layer makes, and the trace that events carry.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::HashMap;
 use std::time::Duration;
 

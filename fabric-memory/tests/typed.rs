@@ -1,5 +1,7 @@
 //! Typed events from publisher to subscriber: the same value inside the process, bytes at its edge.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

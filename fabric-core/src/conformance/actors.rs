@@ -215,6 +215,7 @@ impl Reader {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "it waits, and may fail")]
     #[track_caller]
     pub fn next(&mut self) -> impl Future<Output = Verdict<Delivery>> + Send {
         let at = Location::caller();

@@ -67,14 +67,14 @@ async fn call(t: &Trial, ability: Ability) -> Verdict {
         A::Priority => no_publish(t, ability, |e| e.priority(Priority::High), |p| p).await,
         A::Transient => no_publish(t, ability, |e| e, Publish::transient).await,
         A::ExpectLast => no_publish(t, ability, |e| e, |p| p.expect_last(position)).await,
-        A::StartAll => no_start(t, ability, Start::All).await,
-        A::StartLast => no_start(t, ability, Start::Last).await,
-        A::StartLastPerTopic => no_start(t, ability, Start::LastPerTopic).await,
-        A::StartTime => no_start(t, ability, Start::Time(Timestamp::now())).await,
+        A::StartAll => no_start(t, ability, &Start::All).await,
+        A::StartLast => no_start(t, ability, &Start::Last).await,
+        A::StartLastPerTopic => no_start(t, ability, &Start::LastPerTopic).await,
+        A::StartTime => no_start(t, ability, &Start::Time(Timestamp::now())).await,
         A::StartPosition => {
-            no_start(t, ability, Start::At(position.clone())).await?;
-            no_start(t, ability, Start::After(position)).await?;
-            no_start(t, ability, Start::Resume(Cursor::new())).await
+            no_start(t, ability, &Start::At(position.clone())).await?;
+            no_start(t, ability, &Start::After(position)).await?;
+            no_start(t, ability, &Start::Resume(Cursor::new())).await
         }
         A::Replay => unsupported(t.fabric().replay(&topic).await, ability),
         A::RequestReply => {
@@ -182,7 +182,7 @@ async fn no_subscription(
     ask: impl Fn(Subscribe) -> Subscribe + Send + Sync,
 ) -> Verdict {
     let open = t.fabric().subscriptions().len();
-    let asked = ask(t.fabric().subscribe(&t.topic("refused"))).await;
+    let asked = ask(t.fabric().subscribe(t.topic("refused"))).await;
     unsupported(asked, ability)?;
     ensure_eq!(t.fabric().subscriptions().len(), open, "the number of open subscriptions");
     no_group(t.fabric(), &t.group("refused")).await
@@ -212,11 +212,10 @@ async fn full(t: &Trial, ability: Ability, policy: WhenFull) -> Verdict {
     no_option(t, ability, |subscribe| subscribe.when_full(policy)).await
 }
 
-async fn no_start(t: &Trial, ability: Ability, start: Start) -> Verdict {
-    let start = &start;
+async fn no_start(t: &Trial, ability: Ability, start: &Start) -> Verdict {
     no_option(t, ability, |subscribe| subscribe.start_at(start.clone())).await?;
     if t.can(Ability::Replay) {
-        let replay = t.fabric().replay(&t.topic("refused")).start_at(start.clone());
+        let replay = t.fabric().replay(t.topic("refused")).start_at(start.clone());
         unsupported(replay.await, ability)?;
     }
     Ok(())

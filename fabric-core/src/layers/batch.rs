@@ -372,7 +372,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn event(text: impl ToString) -> Event {
+    fn event(text: impl ToString + Copy) -> Event {
         Event::to("a.b").text(text.to_string()).build().unwrap()
     }
 

@@ -360,8 +360,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn event(text: impl ToString) -> Event {
-        Event::to("a.b").text(text.to_string()).build().unwrap()
+    fn event(n: impl ToString + Copy) -> Event {
+        Event::to("a.b").text(n.to_string()).build().unwrap()
     }
 
     fn confirming(after: Duration) -> Probe {
@@ -399,8 +399,8 @@ mod tests {
     async fn a_batch_beyond_the_burst_is_made_up_for_afterwards() {
         let probe = confirming(Duration::ZERO);
         let fabric = probe.under(Limit::new().rate(10.0).burst(3));
-        let _ = submit(&fabric, 10).await;
-        let _ = submit(&fabric, 1).await;
+        drop(submit(&fabric, 10).await);
+        drop(submit(&fabric, 1).await);
         assert_eq!(millis(&probe), [0, 800]);
     }
 
@@ -469,7 +469,7 @@ mod tests {
         let error = fabric.backend().submit(batch()).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, RetryClass::Safe));
         let fabric = probe.under(Limit::new().rate(0.1));
-        let _ = submit(&fabric, 1).await;
+        drop(submit(&fabric, 1).await);
         let error = fabric.backend().submit(batch()).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Full, RetryClass::Safe));
     }

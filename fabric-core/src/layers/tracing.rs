@@ -165,7 +165,7 @@ impl Desk {
         operation: &'static str,
         kind: &'static str,
         group: Option<&Group>,
-        events: impl ExactSizeIterator<Item = &'a Event> + Clone,
+        mut events: impl ExactSizeIterator<Item = &'a Event> + Clone,
     ) -> SpanBuilder {
         let mut attributes = vec![
             KeyValue::new("messaging.system", self.system.name.clone()),
@@ -178,7 +178,7 @@ impl Desk {
             attributes.push(KeyValue::new("messaging.consumer.group.name", group));
         }
         let destination = self.destination(events.clone().map(Event::topic), &mut attributes);
-        match (events.len(), events.clone().next()) {
+        match (events.len(), events.next()) {
             (1, Some(event)) => describe(event, &mut attributes),
             (count, _) => {
                 attributes.push(KeyValue::new("messaging.batch.message_count", count as i64));

@@ -158,7 +158,7 @@ fn setup() -> impl Strategy<Value = Setup> {
     let max_events = prop_oneof![3 => 3usize..24, 2 => Just(64usize), 1 => Just(1024usize)];
     let prefetch = prop_oneof![3 => Just(256usize), 2 => 1usize..8];
     let flag = prop::bool::weighted(0.15);
-    let flags = (flag.clone(), flag.clone(), flag, any::<bool>());
+    let flags = (flag, flag, flag, any::<bool>());
     (max_events, prefetch, 0usize..4, flags).prop_map(
         |(max_events, prefetch, when_full, (dedup, bytes, age, ttl))| Setup {
             max_events,

@@ -23,6 +23,7 @@ pub(crate) fn config() -> MemoryConfig {
 /// The window of the variant that recognises duplicates.
 pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 
+#[allow(dead_code, reason = "each test takes what it needs")]
 impl MemoryHarness {
     /// An instance without a deduplication window, as by default.
     pub(crate) fn new() -> Self {

@@ -74,7 +74,7 @@ pub async fn an_acked_batch_never_comes_again(t: &Trial) -> Verdict {
     let join = || t.fabric().subscribe(&topic).group(&group).ack_wait(t.ack_wait());
     let mut reader = t.reader(join().await?, &group, "m0");
     t.publisher(t.fabric(), "p").send_many(&topic, 200).await?;
-    while t.check(&group).lost().len() > 0 {
+    while !t.check(&group).lost().is_empty() {
         gather(t, &mut reader, 77, t.timing().quiet).await?.ack().await?;
     }
     reader.quiet_for(2 * t.ack_wait()).await?;

@@ -197,7 +197,7 @@ pub async fn each_subscription_gets_its_own_topics(t: &Trial) -> Verdict {
         let audience = format!("plain{n}");
         crew.hire(t.reader(t.fabric().subscribe(topic).await?, &audience, &audience));
     }
-    let mut silent = t.reader(t.fabric().subscribe(&t.topic("silent")).await?, "silent", "silent");
+    let mut silent = t.reader(t.fabric().subscribe(t.topic("silent")).await?, "silent", "silent");
     let publishers = topics.iter().enumerate().map(|(n, topic)| {
         let mut publisher = t.publisher(t.fabric(), &format!("p{n}"));
         async move { publisher.send_many(topic, 100).await }
@@ -230,8 +230,7 @@ pub async fn the_largest_payload_passes_and_one_byte_more_does_not(t: &Trial) ->
     ensure_eq!(error.retry(), RetryClass::Never, "whether it may have been accepted");
     ensure_eq!(error.context("topic"), Some(topic.as_str()), "the topic in the error");
     t.fabric().publish(sized(1)).await?;
-    let sizes: Vec<usize> =
-        reader.take(2).await?.iter().filter_map(|delivery| size_of_payload(delivery)).collect();
+    let sizes: Vec<usize> = reader.take(2).await?.iter().filter_map(size_of_payload).collect();
     ensure_eq!(sizes, [limit, 1], "the sizes that arrived");
     reader.quiet().await
 }

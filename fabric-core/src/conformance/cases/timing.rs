@@ -1,5 +1,6 @@
 //! M6: events that expire and events that are not due yet.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ pub async fn an_expired_event_is_not_delivered(t: &Trial) -> Verdict {
             _ => draft,
         };
         if n % 3 != 0 {
-            alive.push(draft.value.clone());
+            alive.push(Arc::clone(&draft.value));
         }
         publisher.publish(draft).await?;
     }
@@ -69,7 +70,7 @@ pub async fn a_delayed_event_comes_when_it_is_due(t: &Trial) -> Verdict {
     let sooner = publisher.draft(&topic).with(|event| event.deliver_at(at));
     let now = publisher.draft(&topic);
     let past = publisher.draft(&topic).with(|event| event.deliver_at(Timestamp::from_millis(1)));
-    let order = [&now, &past, &sooner, &delayed].map(|draft| draft.value.clone());
+    let order = [&now, &past, &sooner, &delayed].map(|draft| Arc::clone(&draft.value));
     for draft in [delayed, sooner, now, past] {
         publisher.publish(draft).await?;
     }
@@ -115,7 +116,7 @@ pub async fn a_delay_beyond_the_time_to_live_delivers_nothing(t: &Trial) -> Verd
     let dead = publisher.draft(&topic).with(|event| event.ttl(SECOND).delay(2 * SECOND));
     let alive = publisher.draft(&topic).with(|event| event.ttl(9 * SECOND).delay(2 * SECOND));
     publisher.publish(dead).await?;
-    let value = alive.value.clone();
+    let value = Arc::clone(&alive.value);
     publisher.publish(alive).await?;
     let delivery = reader.next().await?;
     ensure_eq!(reader.value_of(&delivery), value, "what is alive when it is due");
@@ -128,7 +129,7 @@ pub async fn history_keeps_the_dead_buried(t: &Trial) -> Verdict {
     let mut publisher = t.publisher(t.fabric(), "p");
     let short = publisher.draft(&topic).with(|event| event.ttl(SECOND));
     let long = publisher.draft(&topic).with(|event| event.ttl(100 * SECOND));
-    let value = long.value.clone();
+    let value = Arc::clone(&long.value);
     publisher.publish(short).await?;
     publisher.publish(long).await?;
     t.wait(2 * SECOND).await;

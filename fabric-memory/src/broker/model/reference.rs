@@ -884,7 +884,7 @@ impl Model {
                 Begins::Time(time) => {
                     let late = |(_, at): &(usize, Timestamp)| at >= time;
                     let found = stream.stored.iter().position(late);
-                    found.map_or(stream.next(), |n| (n as u64).max(stream.first))
+                    found.map_or_else(|| stream.next(), |n| (n as u64).max(stream.first))
                 }
                 Begins::Number(of, number) if *of == topic => *number,
                 Begins::Resume(of, number) if *of == topic => *number,

@@ -486,7 +486,7 @@ impl World {
             options.expect_last =
                 Some(Position::new(self.topics[topic].clone(), incarnation, number.into()));
         }
-        self.submit(vec![event], options, now)?;
+        self.submit(vec![event], &options, now)?;
         // What was due between its clock and ours is due at once.
         self.reach(self.now().instant, true)
     }
@@ -499,10 +499,10 @@ impl World {
                 self.event(topic, if n % 3 == 1 { priority } else { 0 }, 0, None, now)
             })
             .collect();
-        self.submit(events, SubmitOptions::default(), now)
+        self.submit(events, &SubmitOptions::default(), now)
     }
 
-    fn submit(&mut self, events: Vec<Event>, options: SubmitOptions, now: Now) -> Verdict {
+    fn submit(&mut self, events: Vec<Event>, options: &SubmitOptions, now: Now) -> Verdict {
         let asked = Some(Box::new(options.clone()));
         let batch = Batch { events: events.clone().into(), options: asked, now };
         let tried = {
@@ -519,14 +519,14 @@ impl World {
         match tried {
             Ok(confirms) => {
                 let outcomes = confirms.try_ready().map_err(|_| "confirms that are not ready")?;
-                self.judge_all(&events, &options, outcomes, now, topic)
+                self.judge_all(&events, options, outcomes, now, topic)
             }
             Err(batch) => {
                 self.observe(Cause::Room(topic, events.len(), size(&events)))?;
                 let flag = Arc::new(Flag::default());
                 let mut publisher = Publisher {
                     events: batch.events.into_iter().collect(),
-                    options,
+                    options: options.clone(),
                     line: Line::default(),
                     flag,
                 };
@@ -1160,7 +1160,7 @@ impl World {
         let Some(hand) = self.hand(hand) else { return Ok(()) };
         let now = self.now();
         let letter = self.event(3, 0, 0, None, now);
-        self.submit(vec![letter], SubmitOptions::default(), now)?;
+        self.submit(vec![letter], &SubmitOptions::default(), now)?;
         self.observe(Cause::None)?;
         self.ack_hand(hand)?;
         self.tell_all()
