@@ -486,25 +486,25 @@ impl World {
             options.expect_last =
                 Some(Position::new(self.topics[topic].clone(), incarnation, number.into()));
         }
-        self.submit(vec![event], &options, now)?;
+        self.submit(&[event], &options, now)?;
         // What was due between its clock and ours is due at once.
         self.reach(self.now().instant, true)
     }
 
     fn publish_batch(&mut self, topic: usize, count: usize, mixed: bool, priority: u8) -> Verdict {
         let now = self.now();
-        let events = (0..2 + count % 11)
+        let events: Vec<Event> = (0..2 + count % 11)
             .map(|n| {
                 let topic = (topic + if mixed { n } else { 0 }) % TOPICS.len();
                 self.event(topic, if n % 3 == 1 { priority } else { 0 }, 0, None, now)
             })
             .collect();
-        self.submit(events, &SubmitOptions::default(), now)
+        self.submit(&events, &SubmitOptions::default(), now)
     }
 
-    fn submit(&mut self, events: Vec<Event>, options: &SubmitOptions, now: Now) -> Verdict {
+    fn submit(&mut self, events: &[Event], options: &SubmitOptions, now: Now) -> Verdict {
         let asked = Some(Box::new(options.clone()));
-        let batch = Batch { events: events.clone().into(), options: asked, now };
+        let batch = Batch { events: events.iter().cloned().collect(), options: asked, now };
         let tried = {
             let mut wakers = Wakers::new();
             let tried = {
@@ -519,10 +519,10 @@ impl World {
         match tried {
             Ok(confirms) => {
                 let outcomes = confirms.try_ready().map_err(|_| "confirms that are not ready")?;
-                self.judge_all(&events, options, outcomes, now, topic)
+                self.judge_all(events, options, outcomes, now, topic)
             }
             Err(batch) => {
-                self.observe(Cause::Room(topic, events.len(), size(&events)))?;
+                self.observe(Cause::Room(topic, events.len(), size(events)))?;
                 let flag = Arc::new(Flag::default());
                 let mut publisher = Publisher {
                     events: batch.events.into_iter().collect(),
@@ -1160,7 +1160,7 @@ impl World {
         let Some(hand) = self.hand(hand) else { return Ok(()) };
         let now = self.now();
         let letter = self.event(3, 0, 0, None, now);
-        self.submit(vec![letter], &SubmitOptions::default(), now)?;
+        self.submit(&[letter], &SubmitOptions::default(), now)?;
         self.observe(Cause::None)?;
         self.ack_hand(hand)?;
         self.tell_all()
@@ -1496,7 +1496,10 @@ impl World {
     fn pass_for(&mut self, time: Duration, lazy: bool) -> Verdict {
         let target = self.now().instant + time;
         let mut steps = 0;
-        while !lazy {
+        loop {
+            if lazy {
+                break;
+            }
             let next = lock(&self.stage).broker.next_event();
             let Some(next) = next.filter(|next| *next <= target) else { break };
             // As readers' timers ring.
