@@ -329,7 +329,13 @@ impl Subscription {
         if let Some(error) = self.held.take() {
             return Poll::Ready(Some(Err(error)));
         }
+        let mut taken = 0;
         loop {
+            if taken == MAX_TAKEN {
+                // Others have their turn also while nothing here is fit to be handed out.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Some(chunk) = &self.current {
                 let index = self.next;
                 if index + 1 >= chunk.len() as u32 {
@@ -347,7 +353,10 @@ impl Subscription {
                 match self.admit(&chunk, index) {
                     Admitted::HandOut => return Poll::Ready(Some(Ok((chunk, index)))),
                     Admitted::Fault(error) => return Poll::Ready(Some(Err(error))),
-                    Admitted::Taken => continue,
+                    Admitted::Taken => {
+                        taken += 1;
+                        continue;
+                    }
                 }
             }
             while let Poll::Ready(Some(_)) = self.burials.poll_next_unpin(cx) {}
@@ -433,6 +442,9 @@ impl Subscription {
         Admitted::Taken
     }
 }
+
+/// How many deliveries that nobody may see one poll passes over.
+const MAX_TAKEN: usize = 256;
 
 /// One delivery of a chunk.
 type Place = (Arc<Chunk>, u32);

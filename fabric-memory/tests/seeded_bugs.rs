@@ -36,8 +36,11 @@ fn every_seeded_bug_is_caught_by_a_case() {
     assert!(free.is_empty(), "no case catches {free:?}\n{table}");
 }
 
+/// The ids of the cases that fail: the first few, or all where `FABRIC_FULL` is set.
 fn caught_by(bug: Bug) -> Vec<&'static str> {
-    cases().iter().filter(|case| run(case, bug).is_err()).map(|case| case.id).collect()
+    let most = if std::env::var_os("FABRIC_FULL").is_some() { usize::MAX } else { 3 };
+    let failing = cases().iter().filter(|case| run(case, bug).is_err());
+    failing.take(most).map(|case| case.id).collect()
 }
 
 fn run(case: &'static Case, bug: Bug) -> Result<Arm, String> {

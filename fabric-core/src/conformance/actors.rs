@@ -184,6 +184,9 @@ impl Publisher {
     }
 }
 
+/// How many lines a history has at most: more than any case writes where all is well.
+const MAX_LINES: usize = 200_000;
+
 /// Somebody who reads one subscription for an audience.
 pub struct Reader {
     subscription: Subscription,
@@ -521,6 +524,10 @@ impl Reader {
     /// The next item of this case. What is foreign is settled and counted.
     async fn ours(&mut self) -> Option<Result<Delivery>> {
         loop {
+            if self.history.len() > MAX_LINES {
+                let text = format!("{} gets deliveries without an end", self.actor);
+                return Some(Err(Error::new(crate::ErrorKind::Backend, text)));
+            }
             match self.subscription.recv().await {
                 Some(Ok(delivery)) if !self.is_ours(&delivery) => {
                     self.foreign += 1;

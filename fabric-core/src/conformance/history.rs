@@ -153,6 +153,18 @@ impl History {
         self.lock().clone()
     }
 
+    /// How many lines there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether nothing happened yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many lines `counts` says yes to.
     #[must_use]
     pub fn count(&self, counts: impl Fn(&Record) -> bool) -> usize {

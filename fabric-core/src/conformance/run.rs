@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 
 use super::failure::{Failure, Verdict};
 use super::harness::{DynHarness, Harness, Tool};
@@ -20,7 +21,7 @@ use crate::capabilities::Ability;
 
 /// How much longer than its own watchdog a case on real time may keep its thread, and how long one
 /// on virtual time may take altogether.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How many lines of the history a failure shows.
 const TAIL: usize = 40;
@@ -83,11 +84,12 @@ impl Case {
     ) -> Result<Arm, String> {
         let (report, reports) = channel();
         let (say, limits) = channel();
+        let (abandon, abandoned) = oneshot::channel();
         let spawned = thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             let guarded = catch_unwind(AssertUnwindSafe(|| {
                 let harness: Arc<dyn DynHarness> = Arc::new(harness());
                 let _ = say.send(harness.timing().watchdog);
-                self.run_here(clock, harness)
+                self.run_here(clock, harness, abandoned)
             }));
             let _ = report.send(guarded.unwrap_or_else(|panic| Err(said(&*panic))));
         });
@@ -100,22 +102,36 @@ impl Case {
             _ => GRACE,
         };
         let outcome = reports.recv_timeout(limit).unwrap_or_else(|late| match late {
-            RecvTimeoutError::Timeout => Err(format!("it was busy for {limit:?} without an end")),
+            RecvTimeoutError::Timeout => {
+                // A thread that still listens to its runtime ends now, with a report of its own.
+                let _ = abandon.send(());
+                let busy = || Err(format!("it was busy for {limit:?} without an end"));
+                reports.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| busy())
+            }
             RecvTimeoutError::Disconnected => Err("its thread vanished".to_owned()),
         });
         outcome.map_err(|what| format!("{self}: {what}"))
     }
 
-    fn run_here(&'static self, clock: Clock, harness: Arc<dyn DynHarness>) -> Result<Arm, String> {
+    fn run_here(
+        &'static self,
+        clock: Clock,
+        harness: Arc<dyn DynHarness>,
+        abandoned: oneshot::Receiver<()>,
+    ) -> Result<Arm, String> {
         let runtime = runtime(clock).map_err(|error| format!("no runtime: {error}"))?;
         let history = History::new();
         let watchdog = harness.timing().watchdog;
         let lines = history.clone();
         let result = runtime.block_on(async move {
-            let judged = tokio::time::timeout(watchdog, self.judge(harness, history)).await;
-            judged.unwrap_or_else(|_| {
-                Err(Failure::new(format!("it did not end within {watchdog:?}")))
-            })
+            let judged = tokio::time::timeout(watchdog, self.judge(harness, history));
+            tokio::select! {
+                biased;
+                Ok(()) = abandoned => Err(Failure::new("it was busy without an end")),
+                judged = judged => judged.unwrap_or_else(|_| {
+                    Err(Failure::new(format!("it did not end within {watchdog:?}")))
+                }),
+            }
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
         result.map_err(|failure| {

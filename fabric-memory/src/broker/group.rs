@@ -609,9 +609,11 @@ impl GroupState {
             return;
         }
         self.sweep_at = None;
+        if streams.has_bug(Bug::LeaseNeverEnds) {
+            return;
+        }
         let wait = self.definition.ack_wait;
         let soon = after(now, wait / SWEEPS_PER_LEASE);
-        let never = streams.has_bug(Bug::LeaseNeverEnds);
         let early = if streams.has_bug(Bug::LeaseEndsEarly) { wait / 2 } else { Duration::ZERO };
         let mut next: Option<Instant> = None;
         let mut ended: Vec<(usize, u64, u32, bool)> = Vec::new();
@@ -626,7 +628,7 @@ impl GroupState {
             let over: u64 = entry
                 .leases
                 .iter()
-                .filter(|(_, until)| *until <= now + early && !never)
+                .filter(|(_, until)| *until <= now + early)
                 .fold(0, |all, (mask, _)| all | mask);
             let revoked = if streams.has_bug(Bug::StaleAckAccepted) {
                 over & open

@@ -13,7 +13,7 @@ pub(crate) struct MemoryHarness {
 }
 
 /// How many events a topic keeps: enough for every case, few enough to be filled.
-const MAX_EVENTS: usize = 16_384;
+const MAX_EVENTS: usize = 8192;
 
 /// The configuration that the suite runs on.
 pub(crate) fn config() -> MemoryConfig {
