@@ -1,5 +1,6 @@
 //! A subscription: a stream of deliveries over whatever source a backend has.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub struct Subscription {
     /// Since when `recv_batch` gathers, and what wakes it when it has done so for long enough.
     linger: Option<(Instant, Pin<Box<Sleep>>)>,
     /// An error that is returned once the deliveries before it were.
-    held: Option<Error>,
+    held: VecDeque<Error>,
     definition: Option<GroupDefinition>,
     office: Option<Arc<DeadLetterOffice>>,
     burials: FuturesUnordered<BoxFuture<'static, Result<()>>>,
@@ -72,7 +73,7 @@ impl Subscription {
             next: 0,
             gathered: DeliveryBatch::default(),
             linger: None,
-            held: None,
+            held: VecDeque::new(),
             definition: None,
             office: None,
             burials: FuturesUnordered::new(),
@@ -211,7 +212,7 @@ impl Subscription {
 
     /// Makes `error` the first item.
     pub(crate) fn begin_with(&mut self, error: Error) {
-        self.held = Some(error);
+        self.held.push_front(error);
     }
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
@@ -270,7 +271,7 @@ impl Subscription {
                     return Poll::Ready(end.map(|end| end.map(|_| DeliveryBatch::default())));
                 }
                 Poll::Ready(end) => {
-                    self.held = end.and_then(Result::err);
+                    self.held.extend(end.and_then(Result::err));
                     break;
                 }
                 Poll::Pending if self.gathered.is_empty() => return Poll::Pending,
@@ -326,7 +327,7 @@ impl Subscription {
 
     /// The next open place in a chunk.
     fn poll_index(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Place>>> {
-        if let Some(error) = self.held.take() {
+        if let Some(error) = self.held.pop_front() {
             return Poll::Ready(Some(Err(error)));
         }
         let mut taken = 0;

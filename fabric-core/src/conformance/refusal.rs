@@ -214,7 +214,8 @@ async fn full(t: &Trial, ability: Ability, policy: WhenFull) -> Verdict {
 
 async fn no_start(t: &Trial, ability: Ability, start: &Start) -> Verdict {
     no_option(t, ability, |subscribe| subscribe.start_at(start.clone())).await?;
-    if t.can(Ability::Replay) {
+    // A replay of all that is kept is what replay is.
+    if t.can(Ability::Replay) && *start != Start::All {
         let replay = t.fabric().replay(t.topic("refused")).start_at(start.clone());
         unsupported(replay.await, ability)?;
     }
@@ -260,7 +261,7 @@ async fn no_settlement(t: &Trial, ability: Ability) -> Verdict {
     let (topic, group) = (t.topic("settled"), t.group("settled"));
     let subscription = t.fabric().subscribe(&topic).group(&group).await?;
     let mut reader = t.reader(subscription, &group, "member");
-    t.publisher(t.fabric(), "p").send(&topic).await?;
+    t.publisher(t.fabric(), &format!("{ability:?}")).send(&topic).await?;
     let delivery = reader.next().await?;
     let began = tokio::time::Instant::now();
     let delivery = match ability {
