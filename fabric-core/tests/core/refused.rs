@@ -58,7 +58,6 @@ fn calls() -> Vec<(Ability, Call)> {
         StartPosition: f => f.subscribe("a.b").start_at(Start::After(place())).await;
         StartPosition: f => f.subscribe("a.b").start_at(Cursor::new()).await;
         Replay: f => f.replay("a").await;
-        StartAll: f => f.replay("a").await;
         StartTime: f => f.replay("a").start_at(Timestamp::now()).await;
         StartPosition: f => f.replay("a.b").start_at(Start::At(place())).await;
         RequestReply: f => f.request(event("1")).await;
