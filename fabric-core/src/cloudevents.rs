@@ -43,6 +43,7 @@ mod write;
 use bytes::Bytes;
 
 use crate::event::Event;
+use crate::topic::Topic;
 use crate::{Error, Result};
 
 /// The media type of an event in structured mode.
@@ -86,6 +87,15 @@ pub fn to_json(event: &Event) -> Result<Bytes> {
     Ok(line.into())
 }
 
+/// As [`from_json`], for an event that a transport brought on `topic`: that is its topic, whatever
+/// its `subject` says.
+///
+/// # Errors
+/// As [`from_json`], but for `InvalidTopic`.
+pub fn from_json_on(topic: &Topic, json: &[u8]) -> Result<Event> {
+    placed(json, read::read_on(Some(topic), json))
+}
+
 /// Appends the event to `line`; where that fails the line is as before.
 pub(crate) fn write_json(event: &Event, line: &mut Vec<u8>) -> Result<()> {
     write::write(event, line)
@@ -98,7 +108,11 @@ pub(crate) fn write_json(event: &Event, line: &mut Vec<u8>) -> Result<()> {
 /// `Codec` for what is no JSON object, `InvalidTopic`, `InvalidEvent` or `TooLarge` for a member
 /// that breaks the rules. The context says at which `line` and `column`.
 pub fn from_json(json: &[u8]) -> Result<Event> {
-    read_json(json).map_err(|refusal| {
+    placed(json, read_json(json))
+}
+
+fn placed(json: &[u8], read: Result<Event, Refusal>) -> Result<Event> {
+    read.map_err(|refusal| {
         let before = &json[..refusal.at.min(json.len())];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -108,7 +122,7 @@ pub fn from_json(json: &[u8]) -> Result<Event> {
 
 /// As [`from_json`], with the place as an offset.
 pub(crate) fn read_json(json: &[u8]) -> Result<Event, Refusal> {
-    read::read(json)
+    read::read_on(None, json)
 }
 
 /// What is wrong, and at which byte.

@@ -55,6 +55,19 @@ impl DeadLetterReason {
         }
     }
 
+    /// The reason of this word on the wire.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        let all = [
+            Self::Rejected,
+            Self::MaxDeliver,
+            Self::Decode,
+            Self::Schema,
+            Self::Decrypt,
+            Self::Expired,
+        ];
+        all.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     fn of_fault(fault: &Error) -> Self {
         match fault.kind() {
             ErrorKind::Schema => Self::Schema,

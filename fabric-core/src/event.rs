@@ -2,6 +2,7 @@
 
 mod builder;
 mod extensions;
+mod read;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,9 +12,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use builder::check_field;
+use builder::check_ttl;
 pub use builder::{EventBuilder, IntoEvent};
-use builder::{check_field, check_ttl};
 pub(crate) use extensions::Extensions;
+pub(crate) use read::{LastRead, ReadFields};
 
 use crate::dead_letter::DeadLetter;
 use crate::headers::{Headers, names};
@@ -54,7 +57,6 @@ impl Priority {
     }
 
     /// The priority of this word on the wire.
-    #[cfg(feature = "json")]
     pub(crate) fn from_word(word: &str) -> Option<Self> {
         [Self::Low, Self::Normal, Self::High, Self::Critical]
             .into_iter()
@@ -139,7 +141,7 @@ pub struct Event {
 }
 
 #[derive(Clone)]
-struct Extra {
+pub(crate) struct Extra {
     source: Option<Arc<str>>,
     event_type: Option<Text>,
     version: u32,
@@ -639,7 +641,6 @@ impl Event {
         !self.id.is_unset() && self.time != Timestamp::MIN
     }
 
-    #[cfg(feature = "json")]
     pub(crate) fn has_default_content_type(&self) -> bool {
         self.content_type() == DEFAULT_CONTENT_TYPE
     }

@@ -59,6 +59,8 @@ pub mod conformance;
 
 pub mod layers;
 
+pub mod wire;
+
 pub mod header {
     //! Rules and well-known names of headers.
     pub use crate::headers::{MAX_NAME_LEN, MAX_TOTAL_LEN, is_reserved, names};

@@ -30,8 +30,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 type Read<T> = Result<T, Refusal>;
 
-pub(super) fn read(json: &[u8]) -> Read<Event> {
+pub(super) fn read_on<'a>(topic: Option<&'a Topic>, json: &'a [u8]) -> Read<Event> {
     let mut draft = Draft::new(json);
+    draft.topic = topic;
     let mut source = serde_json::Deserializer::from_slice(json);
     let read = (&mut source).deserialize_map(Members(&mut draft)).and_then(|()| source.end());
     match (draft.refusal.take(), read) {
@@ -58,6 +59,7 @@ fn offset(json: &[u8], line: usize, column: usize) -> usize {
 /// The members of one object, before they are an event.
 struct Draft<'a> {
     json: &'a [u8],
+    topic: Option<&'a Topic>,
     known: [Option<&'a RawValue>; MEMBERS.len()],
     extensions: Extensions,
     refusal: Option<Refusal>,
@@ -87,7 +89,13 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
 
 impl<'a> Draft<'a> {
     const fn new(json: &'a [u8]) -> Self {
-        Self { json, known: [None; MEMBERS.len()], extensions: Extensions::new(), refusal: None }
+        Self {
+            json,
+            topic: None,
+            known: [None; MEMBERS.len()],
+            extensions: Extensions::new(),
+            refusal: None,
+        }
     }
 
     fn keep(&mut self, name: &str, value: &'a RawValue) -> Read<()> {
@@ -161,6 +169,9 @@ impl<'a> Draft<'a> {
 
     /// Subject, or the type of events whose subject is missing.
     fn topic(&self, event_type: &str) -> Read<Topic> {
+        if let Some(topic) = self.topic {
+            return Ok(topic.clone());
+        }
         let (member, name) = match self.text("subject")? {
             Some(subject) => ("subject", subject),
             None => ("type", event_type.to_owned()),

@@ -304,7 +304,7 @@ impl EventBuilder {
 }
 
 /// Whether `text` can be the envelope's field `what`.
-pub(super) fn check_field(what: &str, text: &str) -> Result<()> {
+pub(crate) fn check_field(what: &str, text: &str) -> Result<()> {
     if text.is_empty() || text.len() > 1024 {
         return Err(Error::new(
             ErrorKind::InvalidEvent,
