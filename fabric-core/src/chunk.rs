@@ -1,5 +1,6 @@
 //! Chunks: up to 64 deliveries that travel and settle together.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -146,6 +147,7 @@ pub struct Chunk {
     faults: Option<Box<[Option<Error>]>>,
     received: Timestamp,
     token: u64,
+    handle: Option<Arc<dyn Any + Send + Sync>>,
     group: Option<Group>,
     settler: Option<Arc<dyn Settler>>,
     closed: AtomicU64,
@@ -179,6 +181,7 @@ impl Chunk {
             faults: None,
             received,
             token: 0,
+            handle: None,
             group: None,
             settler: None,
             closed: AtomicU64::new(0),
@@ -242,6 +245,14 @@ impl Chunk {
     #[must_use]
     pub const fn with_token(mut self, token: u64) -> Self {
         self.token = token;
+        self
+    }
+
+    /// Keeps what the backend itself has of the deliveries: what it settles them by, and what a user
+    /// may want to see of them by [`Delivery::handle`](crate::Delivery::handle).
+    #[must_use]
+    pub fn with_handle(mut self, handle: Arc<impl Any + Send + Sync>) -> Self {
+        self.handle = Some(handle);
         self
     }
 
@@ -310,6 +321,12 @@ impl Chunk {
     #[must_use]
     pub fn token(&self) -> u64 {
         self.base().token
+    }
+
+    /// What the backend itself keeps of the deliveries, if it is a `T`.
+    #[must_use]
+    pub fn handle<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.base().handle.as_ref()?.downcast_ref()
     }
 
     /// The bits that are settled or lost.

@@ -82,6 +82,13 @@ impl Delivery {
         self.chunk.info(self.index as usize)
     }
 
+    /// What the backend itself keeps of the deliveries that arrived together with this one, if it
+    /// is a `T`, and this one's number among them. A backend's crate says what there is.
+    #[must_use]
+    pub fn handle<T: std::any::Any + Send + Sync>(&self) -> Option<(&T, usize)> {
+        Some((self.chunk.handle()?, self.index as usize))
+    }
+
     /// Whether the lease still holds, as far as this process knows.
     #[must_use]
     pub fn is_live(&self) -> bool {

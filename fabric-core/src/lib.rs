@@ -29,6 +29,7 @@ mod info;
 #[cfg(feature = "json")]
 pub mod jsonl;
 mod layer;
+pub mod lease;
 mod name;
 mod notice;
 mod options;
