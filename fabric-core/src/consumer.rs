@@ -9,6 +9,7 @@ mod gate;
 mod handler;
 mod responder;
 mod retry;
+mod routes;
 mod run;
 #[cfg(feature = "tower")]
 mod service;
@@ -39,6 +40,7 @@ use self::batch::{BatchRoute, TypedBatch};
 use self::dedup::{Dedup, KeyOf};
 use self::gate::{Rate, Switch};
 use self::handler::{EventHandler, Handle, Shared, TypedHandler};
+use self::routes::Takes;
 use self::run::{Control, Engine, Phase, Plan};
 use self::status::EventSender;
 use crate::capabilities::Ability;
@@ -72,16 +74,8 @@ pub enum Unmatched {
 
 /// A handler and the events it takes.
 pub(crate) struct Route<S> {
-    pattern: Pattern,
-    event_type: Option<&'static str>,
+    takes: Takes,
     handler: Arc<dyn Handle<S>>,
-}
-
-impl<S> Route<S> {
-    fn matches(&self, event: &Event) -> bool {
-        self.event_type.is_none_or(|event_type| event.event_type() == event_type)
-            && self.pattern.matches(event.topic())
-    }
 }
 
 impl Fabric {
@@ -108,7 +102,7 @@ pub struct ConsumerBuilder<S = ()> {
     group: Result<Group>,
     state: S,
     routes: Vec<Route<S>>,
-    batch: Option<(Pattern, BatchRoute<S>)>,
+    batch: Option<BatchRoute<S>>,
     fallback: Option<Arc<dyn Handle<S>>>,
     patterns: Option<Patterns>,
     options: Options,
@@ -178,7 +172,10 @@ impl ConsumerBuilder<()> {
 }
 
 impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
-    /// Handles events of type `T`.
+    /// Handles events of type `T`: those that say so, and on its topics those that say no type,
+    /// unless another handler takes them as they are.
+    ///
+    /// Where several handlers fit an event, the first takes it.
     pub fn on<T, F, Fut, O>(mut self, handler: F) -> Self
     where
         T: TypedEvent,
@@ -188,8 +185,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
     {
         match Pattern::new(T::PATTERN) {
             Ok(pattern) => self.routes.push(Route {
-                pattern,
-                event_type: Some(T::TYPE),
+                takes: Takes::typed(pattern, T::TYPE),
                 handler: Arc::new(TypedHandler::new(handler)),
             }),
             Err(error) => self.refuse(error),
@@ -207,7 +203,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         match Pattern::new(pattern.as_ref()) {
             Ok(pattern) => {
                 let handler = Arc::new(EventHandler(handler));
-                self.routes.push(Route { pattern, event_type: None, handler });
+                self.routes.push(Route { takes: Takes::any(pattern), handler });
             }
             Err(error) => self.refuse(error),
         }
@@ -231,7 +227,8 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         match Pattern::new(T::PATTERN).and_then(|pattern| gather.validate().map(|()| pattern)) {
             Ok(pattern) => {
                 let handler = Arc::new(TypedBatch::new(handler));
-                self.batch = Some((pattern, BatchRoute { gather, event_type: T::TYPE, handler }));
+                let takes = Takes::typed(pattern, T::TYPE);
+                self.batch = Some(BatchRoute { gather, takes, handler });
             }
             Err(error) => self.refuse(error),
         }
@@ -386,9 +383,9 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
             None => Patterns::new(
                 routes
                     .iter()
-                    .map(|route| &route.pattern)
-                    .chain(batch.as_ref().map(|(pattern, _)| pattern))
-                    .cloned(),
+                    .map(|route| &route.takes)
+                    .chain(batch.as_ref().map(|batch| &batch.takes))
+                    .map(|takes| takes.pattern().clone()),
             )
             .map_err(|_| {
                 describe(Error::new(
@@ -414,7 +411,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         let ack_wait = subscription.definition().map_or(DEFAULT_ACK_WAIT, |stored| stored.ack_wait);
         let plan = Plan {
             routes,
-            batch: batch.map(|(_, route)| route),
+            batch,
             fallback,
             unmatched: options.unmatched,
             retry: options.retry,

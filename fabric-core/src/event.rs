@@ -315,6 +315,11 @@ impl Event {
         self.extra().event_type.as_deref().unwrap_or_else(|| self.topic.as_str())
     }
 
+    /// Whether its type says no more than its topic: nobody gave it one.
+    pub(crate) fn is_of_no_type(&self) -> bool {
+        self.extra().event_type.as_deref().is_none_or(|of| of == self.topic.as_str())
+    }
+
     /// Who published it: the fabric's `source`, unless set.
     #[must_use]
     pub fn source(&self) -> &str {

@@ -15,7 +15,7 @@ mod semconv;
 mod timeout;
 #[cfg(feature = "tracing")]
 mod tracing;
-mod way;
+pub(crate) mod way;
 
 #[cfg(test)]
 mod probe;

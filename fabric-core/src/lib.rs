@@ -43,6 +43,8 @@ mod request;
 mod secret;
 mod stats;
 mod subscription;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 mod time;
 mod topic;

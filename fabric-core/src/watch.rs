@@ -73,6 +73,31 @@ pub(crate) trait Work: Send {
     fn end(self: Box<Self>, error: Option<&dyn fmt::Display>);
 }
 
+/// What several layers see of a piece of work, as one.
+pub(crate) struct Together(Vec<Box<dyn Work>>);
+
+impl Together {
+    /// None where nobody watches.
+    pub(crate) fn of(works: impl Iterator<Item = Box<dyn Work>>) -> Option<Box<dyn Work>> {
+        let works: Vec<_> = works.collect();
+        if works.is_empty() { None } else { Some(Box::new(Self(works))) }
+    }
+}
+
+impl Work for Together {
+    fn step(&mut self, step: &mut dyn FnMut()) {
+        nest(&mut self.0, step);
+    }
+
+    fn origin(&self) -> Option<TraceContext> {
+        self.0.iter().find_map(|work| work.origin())
+    }
+
+    fn end(self: Box<Self>, error: Option<&dyn fmt::Display>) {
+        self.0.into_iter().rev().for_each(|work| work.end(error));
+    }
+}
+
 /// A piece of work as all layers see it, the outermost first.
 #[derive(Default)]
 pub(crate) struct Works(SmallVec<[Box<dyn Work>; 2]>);

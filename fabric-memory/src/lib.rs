@@ -11,6 +11,8 @@ mod publish;
 mod request;
 mod settle;
 mod subscribe;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backend::Memory;
 #[cfg(feature = "seeded-bugs")]

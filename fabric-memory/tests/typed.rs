@@ -248,3 +248,45 @@ async fn a_typed_request_is_answered_by_its_type() {
     assert!(error.message().contains("no price for NONE"), "{error}");
     responder.drain(Duration::from_secs(1)).await.unwrap();
 }
+
+/// On topics with fields too, one by one, in batches and as requests.
+#[tokio::test(start_paused = true)]
+async fn an_event_of_no_type_reaches_the_handler_of_its_topic() {
+    let fabric = fabric();
+    let consumer = fabric
+        .consumer("g")
+        .on(async |ready: Typed<StepReady>, _: Context| {
+            Ok(StepDone { plan: ready.plan.clone(), step: ready.step })
+        })
+        .start()
+        .await
+        .unwrap();
+    let batches = fabric
+        .consumer("batches")
+        .on_batch(fabric_core::Gather::up_to(9), async |all: Vec<Typed<StepReady>>, _: Context| {
+            assert_eq!((all.len(), all[0].step), (1, 4));
+            Ok(())
+        })
+        .start()
+        .await
+        .unwrap();
+    let mut done = fabric.subscribe(StepDone::PATTERN).await.unwrap();
+    let event = Event::to("plan.p-8.step_ready").text(r#"{"plan":"p-8","step":4}"#);
+    fabric.publish(event).await.unwrap();
+    let output = done.recv().await.unwrap().unwrap().decode::<StepDone>().unwrap();
+    assert_eq!((output.plan.as_str(), output.step), ("p-8", 4));
+    consumer.drain().await.unwrap();
+    batches.drain().await.unwrap();
+    // What it cannot read is a dead letter, with what the decoder said.
+    let _strict = fabric
+        .consumer("g")
+        .on(async |_: Typed<StepReady>, _: Context| Ok(()))
+        .start()
+        .await
+        .unwrap();
+    let mut letters = fabric.subscribe("dlq.g").await.unwrap();
+    fabric.publish(Event::to("plan.p-9.step_ready").text("no json")).await.unwrap();
+    let letter = letters.recv().await.unwrap().unwrap();
+    let error = &letter.dead_letter().unwrap().error;
+    assert!(error.contains("line: 1, column: 2"), "{error}");
+}

@@ -26,6 +26,16 @@ pub mod memory {
     pub use fabric_memory::*;
 }
 
+#[cfg(feature = "testing")]
+pub mod testing {
+    //! Tests of services on virtual time: a memory fabric with seeded faults, a record of all that
+    //! happened, and assertions over it. The page `docs/testing.md` shows how.
+    #[doc(inline)]
+    pub use fabric_core::testing::*;
+    #[doc(inline)]
+    pub use fabric_memory::testing::*;
+}
+
 /// The pages whose examples are tested with this crate.
 #[cfg(all(doctest, feature = "config", feature = "memory"))]
 mod pages {
@@ -36,3 +46,8 @@ mod pages {
     #[doc = include_str!("../../docs/memory.md")]
     mod memory {}
 }
+
+/// The page about tests, which needs more features than the others.
+#[cfg(all(doctest, feature = "testing", feature = "json", feature = "derive"))]
+#[doc = include_str!("../../docs/testing.md")]
+mod page_testing {}

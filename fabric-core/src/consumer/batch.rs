@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 
 use super::handler::{Context, HandlerError, HandlerResult, panic_text};
+use super::routes::Takes;
 use crate::event::Event;
 use crate::typed::{Typed, TypedEvent};
 use crate::{Error, ErrorKind, Result};
@@ -147,6 +148,6 @@ where
 /// The one handler of a batch consumer.
 pub(crate) struct BatchRoute<S> {
     pub(crate) gather: Gather,
-    pub(crate) event_type: &'static str,
+    pub(crate) takes: Takes,
     pub(crate) handler: Arc<dyn HandleBatch<S>>,
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::handler::{Context, HandlerResult, Shared, panic_text};
+use super::routes::{Takes, route};
 use crate::event::{Event, IntoEvent as _};
 use crate::fabric::{Fabric, ResponderBuilder};
 use crate::group::Group;
@@ -33,8 +34,7 @@ type Call = Arc<dyn Fn(&Event, Context) -> Result<Answer> + Send + Sync>;
 
 /// A handler of one type of request.
 pub(crate) struct Answerer {
-    pattern: Pattern,
-    event_type: &'static str,
+    takes: Takes,
     call: Call,
 }
 
@@ -88,7 +88,8 @@ impl ResponderService {
         match Pattern::new(T::PATTERN) {
             Ok(pattern) => {
                 let call = Arc::new(call);
-                self.answerers.push(Answerer { pattern, event_type: T::TYPE, call });
+                let takes = Takes::typed(pattern, T::TYPE);
+                self.answerers.push(Answerer { takes, call });
             }
             Err(error) => {
                 self.error.get_or_insert(error);
@@ -120,7 +121,7 @@ impl ResponderService {
         }
         let name = self.name?;
         let patterns =
-            Patterns::new(self.answerers.iter().map(|answerer| answerer.pattern.clone()))?;
+            Patterns::new(self.answerers.iter().map(|answerer| answerer.takes.pattern().clone()))?;
         let requests = self.fabric.responder(&name).serve(patterns).await?;
         let shared = Arc::new(Shared {
             state: (),
@@ -198,12 +199,9 @@ async fn answer_all(
         match select(stop, next).await {
             Either::Right((Some(Ok(request)), _)) => {
                 let context = Context::new(Arc::clone(&shared), None, 1);
-                let matching = |answerer: &&Answerer| {
-                    answerer.event_type == request.event().event_type()
-                        && answerer.pattern.matches(request.event().topic())
-                };
-                let call =
-                    answerers.iter().find(matching).map(|answerer| Arc::clone(&answerer.call));
+                let takers = answerers.iter().map(|answerer| &answerer.takes);
+                let index = route(takers, request.event());
+                let call = index.map(|index| Arc::clone(&answerers[index].call));
                 running.spawn(answer(request, call, context));
                 while running.try_join_next().is_some() {}
             }

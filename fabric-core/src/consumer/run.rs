@@ -24,11 +24,12 @@ use super::handler::{
     Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
 };
 use super::retry::Retry;
+use super::routes::route;
 use super::status::{ConsumerEvent, EventSender};
 use super::{Route, Unmatched};
 use crate::chunk::Nack;
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, DeliveryBatch};
 use crate::event::Event;
 use crate::fabric::Fabric;
 use crate::id::EventId;
@@ -255,8 +256,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
         let _running = Decrement(&self.counters.running);
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for delivery in deliveries {
-            let side =
-                if delivery.event_type() == batch.event_type { &mut ours } else { &mut others };
+            let side = if batch.takes.fits(&delivery) { &mut ours } else { &mut others };
             side.push(delivery);
         }
         for delivery in others {
@@ -291,6 +291,8 @@ impl<S: Send + Sync + 'static> Engine<S> {
             Err(error) => vec![Verdict::Retry(error.chain()); read],
         };
         let mut verdicts = verdicts.into_iter();
+        let mut done = DeliveryBatch::default();
+        let mut failed = Vec::new();
         for (delivery, fault) in ours.into_iter().zip(faults) {
             match fault {
                 Some(error) => {
@@ -298,19 +300,41 @@ impl<S: Send + Sync + 'static> Engine<S> {
                         (DeadLetterOffice::reason_of(&error), delivery.attempt());
                     self.bury(delivery, reason, unreadable(&error), attempt).await;
                 }
-                None => self.settle_as(delivery, verdicts.next().unwrap_or(Verdict::Ack)).await,
+                None => match verdicts.next().unwrap_or(Verdict::Ack) {
+                    Verdict::Ack => delivery.put_into(&mut done),
+                    verdict => failed.push((delivery, verdict)),
+                },
             }
+        }
+        self.ack_all(done).await;
+        for (delivery, verdict) in failed {
+            self.settle_as(delivery, verdict).await;
+        }
+    }
+
+    /// Acks together what was handled together.
+    async fn ack_all(&self, done: DeliveryBatch) {
+        if done.is_empty() {
+            return;
+        }
+        for _ in 0..done.len() {
+            self.note(true);
+        }
+        self.counters.handled.fetch_add(done.len() as u64, Ordering::Relaxed);
+        if let Err(failed) = done.ack().await {
+            if failed.error.kind() == ErrorKind::StaleAck {
+                let lost = failed.delivery.len() as u64;
+                self.counters.lost.fetch_add(lost, Ordering::Relaxed);
+            }
+            self.events.send(ConsumerEvent::Trouble { error: failed.error });
         }
     }
 
     async fn settle_as(&self, delivery: Delivery, verdict: Verdict) {
         let attempt = delivery.attempt().max(1);
-        self.note(matches!(verdict, Verdict::Ack));
+        self.note(false);
         match verdict {
-            Verdict::Ack => {
-                self.counters.handled.fetch_add(1, Ordering::Relaxed);
-                self.settled(delivery.ack().await);
-            }
+            Verdict::Ack => self.settled(delivery.ack().await),
             Verdict::Reject(reason) => {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
                 self.bury(delivery, DeadLetterReason::Rejected, reason, attempt).await;
@@ -675,7 +699,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     fn handler_of(&self, event: &Event) -> Option<(usize, &Arc<dyn Handle<S>>)> {
         let routes = &self.plan.routes;
-        match routes.iter().position(|route| route.matches(event)) {
+        match route(routes.iter().map(|route| &route.takes), event) {
             Some(index) => Some((index, &routes[index].handler)),
             None => Some((routes.len(), self.plan.fallback.as_ref()?)),
         }

@@ -9,6 +9,7 @@ use std::{fmt, future::Future};
 use tower_service::Service;
 
 use super::handler::{Context, Handle, HandlerError, IntoOutputs, Outputs, Try};
+use super::routes::Takes;
 use super::{ConsumerBuilder, Route};
 use crate::Result;
 use crate::event::Event;
@@ -103,8 +104,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
     {
         match Pattern::new(T::PATTERN) {
             Ok(pattern) => self.routes.push(Route {
-                pattern,
-                event_type: Some(T::TYPE),
+                takes: Takes::typed(pattern, T::TYPE),
                 handler: std::sync::Arc::new(ServiceHandler {
                     service: Mutex::new(service),
                     event: PhantomData::<fn(T)>,

@@ -20,7 +20,7 @@ use crate::chunk::{Chunk, Nack, Places, Settled, Settler};
 use crate::layer::Layer;
 use crate::options::SubscribeOptions;
 use crate::subscription::{Source, Subscription};
-use crate::watch::{Answered, Asked, SharedWatch, Watch};
+use crate::watch::{Answered, Asked, Place, SharedWatch, Together, Watch, Work};
 use crate::{Error, ErrorKind, Result, RetryClass};
 
 /// Injects faults, so that a program's tests can show that it stands them.
@@ -480,12 +480,23 @@ impl Source for FaultySource {
 /// A second copy of one delivery, with nothing to settle with the broker.
 fn duplicate(chunk: &Chunk, n: usize) -> Chunk {
     let info = chunk.info(n);
+    let watches: Vec<SharedWatch> = chunk.watches().map(Arc::clone).collect();
     let copy = Chunk::new(Arc::new(vec![chunk.events()[n].clone()]), 0, 1, info.received)
         .with_attempt(info.attempt)
-        .with_places(info.position.map_or(Places::None, |place| Places::Each(Box::new([place]))));
+        .with_places(info.position.map_or(Places::None, |place| Places::Each(Box::new([place]))))
+        .with_watch(Arc::new(WorkOnly(watches)));
     match info.group {
         Some(group) => copy.with_settler(group, Arc::new(NothingToSettle)),
         None => copy,
+    }
+}
+
+/// The layers further in see the work on a second copy; there is no settlement to see.
+struct WorkOnly(Vec<SharedWatch>);
+
+impl Watch for WorkOnly {
+    fn begin(&self, deliveries: &[Place<'_>]) -> Option<Box<dyn Work>> {
+        Together::of(self.0.iter().filter_map(|watch| watch.begin(deliveries)))
     }
 }
 

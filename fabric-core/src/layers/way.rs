@@ -9,14 +9,14 @@ use crate::{Error, backend};
 
 /// Where a batch goes, so that a layer treats `submit` and `send_to` alike.
 #[derive(Clone, Debug)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Topics,
     Group { group: Group, not_before: Option<Timestamp>, attempt: u32 },
 }
 
 impl Way {
     /// Hands `batch` to `inner`.
-    pub(super) async fn submit(&self, inner: &SharedBackend, batch: Batch) -> Result<Confirms> {
+    pub(crate) async fn submit(&self, inner: &SharedBackend, batch: Batch) -> Result<Confirms> {
         match self {
             Self::Topics => match inner.try_submit(batch) {
                 Ok(confirms) => Ok(confirms),
@@ -33,7 +33,7 @@ impl Way {
 ///
 /// # Errors
 /// `Unsupported`, where there are none.
-pub(super) fn groups(inner: &SharedBackend) -> Result<&dyn backend::DynGroups> {
+pub(crate) fn groups(inner: &SharedBackend) -> Result<&dyn backend::DynGroups> {
     inner.groups().ok_or_else(|| Error::unsupported("durable groups", &inner.info().name))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn groups(inner: &SharedBackend) -> Result<&dyn backend::DynGroups> {
 ///
 /// # Errors
 /// `Unsupported`, where there are none.
-pub(super) fn requests(inner: &SharedBackend) -> Result<&dyn backend::DynRequestReply> {
+pub(crate) fn requests(inner: &SharedBackend) -> Result<&dyn backend::DynRequestReply> {
     inner.request_reply().ok_or_else(|| Error::unsupported("request and reply", &inner.info().name))
 }
 
@@ -101,4 +101,4 @@ macro_rules! groups_by_way {
         }
     };
 }
-pub(super) use groups_by_way;
+pub(crate) use groups_by_way;
