@@ -29,6 +29,7 @@
 mod actors;
 pub mod cases;
 mod check;
+mod copies;
 mod failure;
 mod harness;
 mod history;
@@ -39,8 +40,12 @@ mod trial;
 
 pub use actors::{Crew, Draft, Publisher, Reader, same_content, same_event};
 pub use check::{Check, Lost, Outcome, Swapped, Where};
+pub use copies::Copies;
 pub use failure::{Failure, Verdict, refused};
-pub use harness::{BrokerCtl, Child, ChildCtl, ChildJob, FaultCtl, Harness, Timing, Tool};
+pub use harness::{
+    BrokerCtl, Child, ChildCtl, ChildJob, DiskCtl, Fault, FaultCtl, Harness, Links, RightsCtl,
+    Timing, Tool, Way,
+};
 pub use history::{History, Op, Record, Stage};
 pub use list::cases;
 pub use run::{Arm, Case, Clock, test};
@@ -69,7 +74,8 @@ macro_rules! __conformance_tests {
         $(#[test]
         fn $name() {
             let clock = $crate::conformance::Clock::$clock;
-            $crate::conformance::test(clock, || $harness, stringify!($name));
+            let test = concat!(module_path!(), "::", stringify!($name));
+            $crate::conformance::test(clock, || $harness, test);
         })*
     };
 }

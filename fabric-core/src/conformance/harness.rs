@@ -27,6 +27,13 @@ pub trait Harness: Send + Sync + 'static {
     /// Dropping the future leaves nothing behind that a case could see.
     fn open(&self) -> impl Future<Output = Result<Fabric>> + Send;
 
+    /// Told which case comes, before anything else is asked: a harness whose broker is shared with
+    /// other cases starts one of its own for a case that has [`Tool::Broker`] or another tool that
+    /// does harm.
+    fn prepare(&mut self, case: &Case) {
+        let _ = case;
+    }
+
     /// A name that no other topic has, of one level: a case puts its topics below it.
     fn fresh_topic(&self) -> String {
         format!("ef-{}", EventId::generate())
@@ -68,6 +75,16 @@ pub trait Harness: Send + Sync + 'static {
         None
     }
 
+    /// What fills the disk on which the broker keeps its events.
+    fn disk(&self) -> Option<&dyn DiskCtl> {
+        None
+    }
+
+    /// What takes a client's rights.
+    fn rights(&self) -> Option<&dyn RightsCtl> {
+        None
+    }
+
     /// Why a tool that `case` needs cannot exist here. It is asked only where the tool is missing;
     /// a case without its tool and without a reason fails.
     fn without(&self, case: &Case) -> Option<&'static str> {
@@ -91,6 +108,11 @@ pub struct Timing {
     pub discovery: Duration,
     /// How long a case waits for what has to come. Default 15 s.
     pub patience: Duration,
+    /// How long an outage lasts that a client has to notice by itself, as when nothing comes through
+    /// its link: well above the heartbeat of the clients that the harness opens. Default 3 s.
+    pub outage: Duration,
+    /// How many events the cases with faults publish. Default 2000.
+    pub load: usize,
     /// How long one case may take. Default two minutes.
     pub watchdog: Duration,
     /// Whether upper bounds hold as they are, as on virtual time; else they are multiplied by ten.
@@ -105,6 +127,8 @@ impl Default for Timing {
             quiet: Duration::from_millis(500),
             discovery: Duration::from_secs(1),
             patience: Duration::from_secs(15),
+            outage: Duration::from_secs(3),
+            load: 2000,
             watchdog: Duration::from_secs(120),
             exact: false,
         }
@@ -135,6 +159,10 @@ setters! {
     with_discovery discovery: Duration;
     /// Sets how long to wait for what has to come.
     with_patience patience: Duration;
+    /// Sets how long an outage lasts.
+    with_outage outage: Duration;
+    /// Sets how many events the cases with faults publish.
+    with_load load: usize;
     /// Sets how long one case may take.
     with_watchdog watchdog: Duration;
     /// Sets whether upper bounds hold as they are.
@@ -151,6 +179,10 @@ pub enum Tool {
     Fault,
     /// [`Harness::children`].
     Children,
+    /// [`Harness::disk`].
+    Disk,
+    /// [`Harness::rights`].
+    Rights,
     /// [`Harness::topic_bound`].
     TopicBound,
     /// [`Harness::dedup_window`].
@@ -163,6 +195,8 @@ impl fmt::Display for Tool {
             Self::Broker => "control of the broker",
             Self::Fault => "a fault proxy",
             Self::Children => "child processes",
+            Self::Disk => "a disk that can be filled",
+            Self::Rights => "rights that can be revoked",
             Self::TopicBound => "a bound on topics that can be reached",
             Self::DedupWindow => "a deduplication window that can be waited for",
         })
@@ -170,29 +204,109 @@ impl fmt::Display for Tool {
 }
 
 /// Starts, stops, kills and pauses the broker. Each call resolves when it is done.
+///
+/// Where several nodes are one broker, one node at a time goes down; which, is the tool's choice.
 pub trait BrokerCtl: Send + Sync {
     /// Stops it in good order.
     fn stop(&self) -> BoxFuture<'_, Result<()>>;
     /// Kills it without warning.
     fn kill(&self) -> BoxFuture<'_, Result<()>>;
-    /// Starts it with the data it had, at the address it had.
+    /// Starts it with the data it had, at the address it had. Nothing happens if it runs.
     fn start(&self) -> BoxFuture<'_, Result<()>>;
     /// Lets it hang.
     fn pause(&self) -> BoxFuture<'_, Result<()>>;
     /// Lets it go on.
     fn resume(&self) -> BoxFuture<'_, Result<()>>;
+    /// Kills it and starts it, at the address it had, without anything that it knew.
+    fn wipe(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// A way through the link between a client and the broker that can be broken.
 pub trait FaultCtl: Send + Sync {
-    /// A new client whose link goes through here.
+    /// A new client whose link goes through here, and which has no way around.
     fn open(&self) -> BoxFuture<'_, Result<Fabric>>;
-    /// Resets every connection; new ones are let through.
-    fn reset(&self) -> BoxFuture<'_, Result<()>>;
-    /// Lets nothing through from now on, without closing anything.
-    fn swallow(&self) -> BoxFuture<'_, Result<()>>;
-    /// Lets everything through again.
+    /// Does harm, from now on until [`heal`](Self::heal) or, by its nature, once.
+    fn inflict(&self, fault: Fault) -> BoxFuture<'_, Result<()>>;
+    /// Lets everything through again, also what was held back.
     fn heal(&self) -> BoxFuture<'_, Result<()>>;
+    /// What goes through.
+    fn links(&self) -> Links;
+}
+
+/// What can happen to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Every connection is reset, once; new ones are let through.
+    Reset,
+    /// Every connection is reset, and so is each new one.
+    Refuse,
+    /// Nothing gets through any more, and nothing is closed: what is sent waits.
+    Swallow(Way),
+    /// Everything takes longer.
+    Slow {
+        /// Each way.
+        latency: Duration,
+        /// At most so much more or less than that.
+        jitter: Duration,
+        /// Each way, on each connection.
+        bytes_per_second: Option<u64>,
+        /// In pieces of at most so many bytes.
+        slice: Option<usize>,
+    },
+    /// Each connection that is open is reset after so many more bytes have got through, both ways
+    /// together: most likely in the middle of something.
+    CutAfter(u64),
+}
+
+/// In which direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Way {
+    /// In both.
+    Both,
+    /// From the client to the broker.
+    ToBroker,
+    /// From the broker to the client.
+    ToClient,
+}
+
+/// What goes through a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Links {
+    /// How many connections are open.
+    pub open: usize,
+    /// How many there were, with those.
+    pub opened: u64,
+    /// How many bytes got through.
+    pub bytes: u64,
+}
+
+impl Links {
+    /// As counted.
+    #[must_use]
+    pub const fn new(open: usize, opened: u64, bytes: u64) -> Self {
+        Self { open, opened, bytes }
+    }
+}
+
+/// Fills the disk on which the broker keeps its events.
+pub trait DiskCtl: Send + Sync {
+    /// Leaves no room on it.
+    fn fill(&self) -> BoxFuture<'_, Result<()>>;
+    /// Makes the room again.
+    fn free(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Takes a client's rights.
+pub trait RightsCtl: Send + Sync {
+    /// A new client whose rights can be taken, and whose link goes through [`Harness::fault`].
+    fn open(&self) -> BoxFuture<'_, Result<Fabric>>;
+    /// From now on it may do nothing: neither publish nor subscribe, and perhaps not connect.
+    fn revoke(&self) -> BoxFuture<'_, Result<()>>;
+    /// It may again.
+    fn grant(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// What a child process consumes: `ack` events of `topic` are settled, the others are held.
@@ -209,6 +323,8 @@ pub struct ChildJob {
     pub take: usize,
     /// How many of those it acks, before it says that it is ready.
     pub ack: usize,
+    /// The test that the case runs as, where it runs as one: `module::name`.
+    pub test: Option<String>,
 }
 
 impl ChildJob {
@@ -221,22 +337,38 @@ impl ChildJob {
         take: usize,
         ack: usize,
     ) -> Self {
-        Self { topic, group, ack_wait, take, ack }
+        Self { topic, group, ack_wait, take, ack, test: None }
+    }
+
+    /// A job without an end: it acks whatever it gets.
+    #[must_use]
+    pub const fn endless(topic: Topic, group: Group, ack_wait: Duration) -> Self {
+        Self::new(topic, group, ack_wait, usize::MAX, usize::MAX)
+    }
+
+    /// Whether it has no end.
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.take == usize::MAX
     }
 }
 
 /// Runs consumers in processes of their own.
 pub trait ChildCtl: Send + Sync {
-    /// Starts one; resolves with the payloads that it has acked once it holds what is left.
+    /// Starts one; resolves once it holds what is left after its acks, or, if the job has no end,
+    /// once it has subscribed.
     fn start<'a>(&'a self, job: &'a ChildJob) -> BoxFuture<'a, Result<Box<dyn Child>>>;
 }
 
 /// A consumer in a process of its own.
 pub trait Child: Send + Sync {
-    /// The payloads it has acked.
+    /// The ids of what it has received, in that order.
+    fn received(&self) -> Vec<String>;
+    /// The ids of what it has acked.
     fn acked(&self) -> Vec<String>;
-    /// Kills it without warning.
-    fn kill(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+    /// Kills it without warning; it is gone when this resolves, and nothing that it did is missing
+    /// in what it has received and acked.
+    fn kill(&mut self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// [`Harness`] with boxed futures; implemented for every harness.
@@ -250,6 +382,8 @@ pub(crate) trait DynHarness: Send + Sync + 'static {
     fn broker(&self) -> Option<&dyn BrokerCtl>;
     fn fault(&self) -> Option<&dyn FaultCtl>;
     fn children(&self) -> Option<&dyn ChildCtl>;
+    fn disk(&self) -> Option<&dyn DiskCtl>;
+    fn rights(&self) -> Option<&dyn RightsCtl>;
     fn without(&self, case: &Case) -> Option<&'static str>;
 }
 
@@ -288,6 +422,14 @@ impl<H: Harness> DynHarness for H {
 
     fn children(&self) -> Option<&dyn ChildCtl> {
         Harness::children(self)
+    }
+
+    fn disk(&self) -> Option<&dyn DiskCtl> {
+        Harness::disk(self)
+    }
+
+    fn rights(&self) -> Option<&dyn RightsCtl> {
+        Harness::rights(self)
     }
 
     fn without(&self, case: &Case) -> Option<&'static str> {

@@ -12,6 +12,7 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use super::copies;
 use super::failure::{Failure, Verdict};
 use super::harness::{DynHarness, Harness, Tool};
 use super::history::History;
@@ -82,14 +83,26 @@ impl Case {
         clock: Clock,
         harness: impl FnOnce() -> H + Send + 'static,
     ) -> Result<Arm, String> {
+        self.run_as(None, clock, harness)
+    }
+
+    /// As [`run`](Self::run), in the test of this name.
+    fn run_as<H: Harness>(
+        &'static self,
+        test: Option<&'static str>,
+        clock: Clock,
+        harness: impl FnOnce() -> H + Send + 'static,
+    ) -> Result<Arm, String> {
         let (report, reports) = channel();
         let (say, limits) = channel();
         let (abandon, abandoned) = oneshot::channel();
         let spawned = thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             let guarded = catch_unwind(AssertUnwindSafe(|| {
-                let harness: Arc<dyn DynHarness> = Arc::new(harness());
+                let mut harness = harness();
+                harness.prepare(self);
+                let harness: Arc<dyn DynHarness> = Arc::new(harness);
                 let _ = say.send(harness.timing().watchdog);
-                self.run_here(clock, harness, abandoned)
+                self.run_here(test, clock, harness, abandoned)
             }));
             let _ = report.send(guarded.unwrap_or_else(|panic| Err(said(&*panic))));
         });
@@ -115,6 +128,7 @@ impl Case {
 
     fn run_here(
         &'static self,
+        test: Option<&'static str>,
         clock: Clock,
         harness: Arc<dyn DynHarness>,
         abandoned: oneshot::Receiver<()>,
@@ -124,7 +138,7 @@ impl Case {
         let watchdog = harness.timing().watchdog;
         let lines = history.clone();
         let result = runtime.block_on(async move {
-            let judged = tokio::time::timeout(watchdog, self.judge(harness, history));
+            let judged = tokio::time::timeout(watchdog, self.judge(test, harness, history));
             tokio::select! {
                 biased;
                 Ok(()) = abandoned => Err(Failure::new("it was busy without an end")),
@@ -140,8 +154,13 @@ impl Case {
         })
     }
 
-    async fn judge(&'static self, harness: Arc<dyn DynHarness>, history: History) -> Verdict<Arm> {
-        let trial = Trial::begin(harness, history).await?;
+    async fn judge(
+        &'static self,
+        test: Option<&'static str>,
+        harness: Arc<dyn DynHarness>,
+        history: History,
+    ) -> Verdict<Arm> {
+        let trial = Trial::begin(harness, test, history).await?;
         let arm = self.arm(&trial).await;
         if arm.is_ok() {
             trial.end().await;
@@ -187,15 +206,24 @@ fn said(panic: &(dyn Any + Send)) -> String {
     format!("it panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
 }
 
-/// Runs the case called `name` and panics where it fails: the body of a `#[test]`.
+/// Runs the case that `test`, the path of a test, ends with, and panics where it fails: the body of a
+/// `#[test]`. In a copy of the program that [`Copies`](super::Copies) started, it is the child.
 ///
 /// # Panics
 /// If the case fails, or there is none of that name.
 #[expect(clippy::print_stdout, reason = "a test says why it could not assert anything")]
-pub fn test<H: Harness>(clock: Clock, harness: impl FnOnce() -> H + Send + 'static, name: &str) {
+pub fn test<H: Harness>(
+    clock: Clock,
+    harness: impl FnOnce() -> H + Send + 'static,
+    test: &'static str,
+) {
+    if let Some(job) = copies::job_of(test) {
+        return copies::serve(harness(), &job);
+    }
+    let name = test.rsplit("::").next().unwrap_or(test);
     let case = super::cases().iter().find(|case| case.name == name);
     let case = case.unwrap_or_else(|| panic!("there is no case `{name}`"));
-    match case.run(clock, harness) {
+    match case.run_as(Some(test), clock, harness) {
         Ok(Arm::Held) => {}
         Ok(Arm::Refused(abilities)) => println!("not claimed, and refused: {abilities:?}"),
         Ok(Arm::Without(reason)) => println!("not possible here: {reason}"),

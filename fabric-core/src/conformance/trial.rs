@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::actors::{Publisher, Reader};
 use super::check::Check;
 use super::failure::{Failure, Verdict, ensure};
-use super::harness::{BrokerCtl, ChildCtl, DynHarness, FaultCtl, Timing, Tool};
+use super::harness::{
+    BrokerCtl, Child, ChildJob, DiskCtl, DynHarness, FaultCtl, RightsCtl, Timing, Tool,
+};
 use super::history::History;
 use crate::capabilities::{Ability, Capabilities};
 use crate::fabric::Fabric;
@@ -22,6 +24,7 @@ use crate::{Error, ErrorKind};
 /// What a case is given: names that nobody else has, clients of one broker, and a history.
 pub struct Trial {
     harness: Arc<dyn DynHarness>,
+    test: Option<&'static str>,
     fabric: Fabric,
     timing: Timing,
     root: Arc<str>,
@@ -33,7 +36,11 @@ pub struct Trial {
 
 impl Trial {
     /// Opens the first client.
-    pub(crate) async fn begin(harness: Arc<dyn DynHarness>, history: History) -> Verdict<Self> {
+    pub(crate) async fn begin(
+        harness: Arc<dyn DynHarness>,
+        test: Option<&'static str>,
+        history: History,
+    ) -> Verdict<Self> {
         let fabric = harness.open().await?;
         let (root, crowd) = (harness.fresh_topic(), harness.fresh_group());
         Topic::new(&root)?;
@@ -44,6 +51,7 @@ impl Trial {
             timing: harness.timing(),
             opened: Mutex::new(vec![fabric.clone()]),
             harness,
+            test,
             fabric,
             root,
             crowd,
@@ -211,13 +219,36 @@ impl Trial {
         self.harness.fault().ok_or_else(|| Failure::new("there is no fault proxy"))
     }
 
-    /// What runs consumers in processes of their own.
+    /// Starts a consumer in a process of its own.
+    ///
+    /// # Errors
+    /// If the harness has no such tool, or it could not be started in time.
+    ///
+    /// # Cancel safety
+    /// Dropped midway, the child is killed.
+    pub async fn child(&self, mut job: ChildJob) -> Verdict<Box<dyn Child>> {
+        let children = self.harness.children();
+        let children = children.ok_or_else(|| Failure::new("there are no child processes"))?;
+        job.test = self.test.map(str::to_owned);
+        Ok(self.within("starting a child", children.start(&job)).await??)
+    }
+
+    /// What fills the broker's disk.
     ///
     /// # Errors
     /// If the harness has no such tool.
     #[track_caller]
-    pub fn children(&self) -> Verdict<&dyn ChildCtl> {
-        self.harness.children().ok_or_else(|| Failure::new("there are no child processes"))
+    pub fn disk(&self) -> Verdict<&dyn DiskCtl> {
+        self.harness.disk().ok_or_else(|| Failure::new("there is no disk to fill"))
+    }
+
+    /// What takes a client's rights.
+    ///
+    /// # Errors
+    /// If the harness has no such tool.
+    #[track_caller]
+    pub fn rights(&self) -> Verdict<&dyn RightsCtl> {
+        self.harness.rights().ok_or_else(|| Failure::new("there are no rights to take"))
     }
 
     /// How many unsettled events fill a topic.
@@ -243,6 +274,8 @@ impl Trial {
             Tool::Broker => self.harness.broker().is_some(),
             Tool::Fault => self.harness.fault().is_some(),
             Tool::Children => self.harness.children().is_some(),
+            Tool::Disk => self.harness.disk().is_some(),
+            Tool::Rights => self.harness.rights().is_some(),
             Tool::TopicBound => self.harness.topic_bound().is_some(),
             Tool::DedupWindow => self.harness.dedup_window().is_some(),
         }

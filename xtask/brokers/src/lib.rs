@@ -30,8 +30,10 @@ pub mod kafka;
 pub mod nats;
 mod port;
 mod process;
+mod proxy;
 
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use port::Port;
 pub use process::{Launch, Process, Ready};
+pub use proxy::{Proxy, Slowness, Way};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::capabilities::Ability;
 use crate::conformance::failure::{Failure, Verdict, ensure, ensure_eq};
+use crate::conformance::harness::Fault;
 use crate::conformance::trial::Trial;
 use crate::error::RetryClass;
 
@@ -109,7 +110,7 @@ pub async fn order_survives_a_broken_link(t: &Trial) -> Verdict {
         }
         if n % 400 == 399 {
             t.wait(Duration::from_millis(200)).await;
-            fault.reset().await?;
+            fault.inflict(Fault::Reset).await?;
         }
     }
     for (draft, confirm) in confirms {

@@ -189,7 +189,7 @@ pub async fn a_killed_consumer_loses_nothing(t: &Trial) -> Verdict {
     leased(t, t.fabric(), &topic, &group, "maker").await?.close().await?;
     t.publisher(t.fabric(), "p").send_many(&topic, 50).await?;
     let job = ChildJob::new(topic.clone(), group.clone(), t.ack_wait(), 50, 20);
-    let child = t.within("starting a child", t.children()?.start(&job)).await??;
+    let mut child = t.child(job).await?;
     let acked = child.acked();
     ensure_eq!(acked.len(), 20, "what the child acked");
     child.kill().await?;
