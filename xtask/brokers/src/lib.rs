@@ -20,9 +20,13 @@
 //! waits for a pipe to close and then kills the broker and removes its folder. `Drop` does the same
 //! earlier.
 //!
-//! Every call blocks; none needs a runtime.
+//! Every call blocks; none needs a runtime. With feature `conformance` there are the tools that the
+//! conformance suite asks its harness for, over all of this.
 
+mod broker;
 mod cache;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod folder;
 mod install;
@@ -32,6 +36,7 @@ mod port;
 mod process;
 mod proxy;
 
+pub use broker::Broker;
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use port::Port;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use super::{Options, Program};
+use crate::broker::{Broker, remove};
 use crate::install::run;
 use crate::{Error, Folder, Launch, Port, Process, Ready, Result};
 
@@ -59,6 +60,20 @@ impl Server {
     #[must_use]
     pub const fn process(&self) -> &Process {
         &self.process
+    }
+}
+
+impl Broker for Server {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+
+    fn wipe(&self) -> Result<()> {
+        self.process.kill();
+        let folder = self.process.folder();
+        remove(&folder.join("data"))?;
+        format(&super::program()?, &folder.join("server.properties"))?;
+        self.process.start()
     }
 }
 

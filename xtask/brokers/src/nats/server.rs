@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use super::Options;
+use crate::broker::{Broker, remove};
 use crate::{Error, Folder, Launch, Port, Process, Ready, Result};
 
 /// A running server; dropping it ends it and removes its data.
@@ -46,6 +47,18 @@ impl Server {
     #[must_use]
     pub const fn process(&self) -> &Process {
         &self.process
+    }
+}
+
+impl Broker for Server {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+
+    fn wipe(&self) -> Result<()> {
+        self.process.kill();
+        remove(&self.process.folder().join("data"))?;
+        self.process.start()
     }
 }
 
