@@ -28,12 +28,14 @@
 
 mod actors;
 pub mod cases;
+mod chance;
 mod check;
 mod copies;
 mod failure;
 mod harness;
 mod history;
 mod list;
+mod load;
 mod refusal;
 mod run;
 mod trial;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::check::Check;
 use super::failure::{Failure, Verdict, ensure, ensure_eq};
 use super::harness::Timing;
 use super::history::{History, Op, Record, Stage};
@@ -362,6 +363,34 @@ impl Reader {
                 count += 1;
             }
         }
+    }
+
+    /// Acks everything until all that was accepted so far has come, and nothing more comes: after an
+    /// outage, in which nothing may come for long. What is missing in the end, the checks say.
+    ///
+    /// # Errors
+    /// If the stream yields an error or ends, or an ack fails.
+    ///
+    /// # Cancel safety
+    /// As [`take`](Self::take).
+    #[track_caller]
+    pub fn catch_up(&mut self) -> impl Future<Output = Verdict> + Send {
+        let at = Location::caller();
+        async move {
+            let until = Instant::now() + 2 * self.timing.patience;
+            loop {
+                self.drain().await.map_err(|failure| failure.seen_at(at))?;
+                let check = Check::new(self.history.records(), &self.audience);
+                if check.lost().is_empty() || Instant::now() > until {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The next item, if one comes soon.
+    pub(super) async fn soon(&mut self) -> Option<Option<Result<Delivery>>> {
+        self.item_until(Instant::now() + Duration::from_millis(100)).await
     }
 
     /// Makes sure that nothing of this case comes for as long as the harness's timing says.

@@ -13,8 +13,9 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 
 use super::harness::{Child, ChildCtl, ChildJob, Harness};
+use crate::capabilities::Ability;
 use crate::group::Group;
-use crate::topic::Topic;
+use crate::pattern::Pattern;
 use crate::{Error, ErrorKind, Result};
 
 /// Tells a copy of a test program what it is to do.
@@ -192,7 +193,10 @@ pub(super) fn serve<H: Harness>(harness: H, job: &ChildJob) {
 
 async fn consume<H: Harness>(harness: H, job: &ChildJob) -> Result<()> {
     let fabric = harness.open().await?;
-    let subscribe = fabric.subscribe(&job.topic).group(&job.group).ack_wait(job.ack_wait);
+    let mut subscribe = fabric.subscribe(&job.pattern).group(&job.group);
+    if fabric.capabilities().can(Ability::Lease) {
+        subscribe = subscribe.ack_wait(job.ack_wait);
+    }
     let mut subscription = subscribe.await?;
     if job.is_endless() {
         say("ready", "")?;
@@ -225,8 +229,8 @@ fn say(what: &str, id: &str) -> Result<()> {
 }
 
 fn write(test: &str, job: &ChildJob) -> String {
-    let ChildJob { topic, group, ack_wait, take, ack, .. } = job;
-    format!("{test} {topic} {group} {} {take} {ack}", ack_wait.as_millis())
+    let ChildJob { pattern, group, ack_wait, take, ack, .. } = job;
+    format!("{test} {pattern} {group} {} {take} {ack}", ack_wait.as_millis())
 }
 
 fn read(text: &str, test: &str) -> Option<ChildJob> {
@@ -234,11 +238,11 @@ fn read(text: &str, test: &str) -> Option<ChildJob> {
     if words.next()? != test {
         return None;
     }
-    let topic = Topic::new(words.next()?).ok()?;
+    let pattern = Pattern::new(words.next()?).ok()?;
     let group = Group::new(words.next()?).ok()?;
     let ack_wait = Duration::from_millis(words.next()?.parse().ok()?);
     let (take, ack) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    let job = ChildJob::new(topic, group, ack_wait, take, ack);
+    let job = ChildJob::new(pattern, group, ack_wait, take, ack);
     Some(ChildJob { test: Some(test.to_owned()), ..job })
 }
 
@@ -256,15 +260,15 @@ mod tests {
 
     #[test]
     fn a_job_is_read_as_it_was_written_and_only_by_its_test() {
-        let topic = Topic::new("a.b").unwrap();
+        let pattern = Pattern::new("a.*").unwrap();
         let group = Group::new("g").unwrap();
         for job in [
-            ChildJob::new(topic.clone(), group.clone(), Duration::from_millis(1500), 50, 20),
-            ChildJob::endless(topic, group, Duration::from_secs(1)),
+            ChildJob::new(pattern.clone(), group.clone(), Duration::from_millis(1500), 50, 20),
+            ChildJob::endless(pattern, group, Duration::from_secs(1)),
         ] {
             let text = write("c::m::case", &job);
             let back = read(&text, "c::m::case").unwrap();
-            assert_eq!((&back.topic, &back.group), (&job.topic, &job.group));
+            assert_eq!((&back.pattern, &back.group), (&job.pattern, &job.group));
             assert_eq!((back.take, back.ack, back.ack_wait), (job.take, job.ack, job.ack_wait));
             assert_eq!(back.is_endless(), job.is_endless());
             assert!(read(&text, "c::m::other").is_none());

@@ -27,6 +27,12 @@ impl Failure {
         Self { what: what.into(), at }
     }
 
+    /// The same, noticed on behalf of somebody else.
+    pub(crate) const fn seen_at(mut self, at: &'static Location<'static>) -> Self {
+        self.at = at;
+        self
+    }
+
     /// The same with what came before it.
     #[must_use]
     pub fn after(mut self, before: impl fmt::Display) -> Self {

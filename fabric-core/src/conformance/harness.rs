@@ -11,7 +11,7 @@ use crate::conformance::Case;
 use crate::fabric::Fabric;
 use crate::group::Group;
 use crate::id::EventId;
-use crate::topic::Topic;
+use crate::pattern::Pattern;
 
 /// A backend under test: how to reach its broker, how patient to be, which tools there are.
 ///
@@ -207,6 +207,11 @@ impl fmt::Display for Tool {
 ///
 /// Where several nodes are one broker, one node at a time goes down; which, is the tool's choice.
 pub trait BrokerCtl: Send + Sync {
+    /// How many nodes it has: one of several may end without the broker being gone.
+    fn nodes(&self) -> usize {
+        1
+    }
+
     /// Stops it in good order.
     fn stop(&self) -> BoxFuture<'_, Result<()>>;
     /// Kills it without warning.
@@ -309,12 +314,12 @@ pub trait RightsCtl: Send + Sync {
     fn grant(&self) -> BoxFuture<'_, Result<()>>;
 }
 
-/// What a child process consumes: `ack` events of `topic` are settled, the others are held.
+/// What a child process consumes: the first `ack` events are settled, the others are held.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ChildJob {
     /// What it reads.
-    pub topic: Topic,
+    pub pattern: Pattern,
     /// As a member of which group.
     pub group: Group,
     /// The group's lease.
@@ -330,20 +335,20 @@ pub struct ChildJob {
 impl ChildJob {
     /// A job.
     #[must_use]
-    pub const fn new(
-        topic: Topic,
+    pub fn new(
+        pattern: impl Into<Pattern>,
         group: Group,
         ack_wait: Duration,
         take: usize,
         ack: usize,
     ) -> Self {
-        Self { topic, group, ack_wait, take, ack, test: None }
+        Self { pattern: pattern.into(), group, ack_wait, take, ack, test: None }
     }
 
     /// A job without an end: it acks whatever it gets.
     #[must_use]
-    pub const fn endless(topic: Topic, group: Group, ack_wait: Duration) -> Self {
-        Self::new(topic, group, ack_wait, usize::MAX, usize::MAX)
+    pub fn endless(pattern: impl Into<Pattern>, group: Group, ack_wait: Duration) -> Self {
+        Self::new(pattern, group, ack_wait, usize::MAX, usize::MAX)
     }
 
     /// Whether it has no end.

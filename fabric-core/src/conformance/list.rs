@@ -31,6 +31,8 @@ macro_rules! __conformance_list {
             "A5b" settlement::a_lost_lease_is_told_to_its_holder [Groups Lease] [];
             "A6a" settlement::what_was_acked_never_comes_again [Groups Lease Persist] [];
             "A6b" settlement::an_ack_outlasts_the_lease [Groups Lease] [];
+            "A6c" faults::an_ack_without_an_answer_is_not_ok
+                [Groups Lease Persist AckConfirmed] [Fault];
             "A7" settlement::a_killed_consumer_loses_nothing [Groups Lease Persist] [Children];
             "A8a" settlement::attempts_are_counted [Groups Nack Attempts] [];
             "A8b" settlement::attempts_survive_a_restart [Groups Nack Attempts Durable] [Broker];
@@ -91,12 +93,31 @@ macro_rules! __conformance_list {
             "L1a" lifecycle::closing_a_subscription_harms_no_other [FanOut Groups] [];
             "L1b" lifecycle::many_close_a_fabric_at_once [FanOut Groups] [];
             "L1c" lifecycle::closing_waits_for_acks [Groups] [];
+            "L1e" faults::closing_without_a_broker_keeps_its_deadline [FanOut] [Broker];
             "L4" lifecycle::a_dropped_receive_loses_nothing [FanOut] [];
             "L5" lifecycle::the_prefetch_bound_holds [Groups Prefetch] [];
             "L6" lifecycle::opening_and_closing_loses_nothing [Groups Persist] [];
             "L7" lifecycle::a_leaving_member_gives_back_at_once [Groups] [];
             "L8" lifecycle::a_closed_fabric_answers_closed [FanOut] [];
             "L9" lifecycle::joins_at_the_same_time_make_one_group [Groups] [];
+
+            "F1a" faults::a_restarted_broker_loses_nothing
+                [Groups Persist Durable Confirm] [Broker];
+            "F1b" faults::a_subscription_outlives_the_broker [FanOut] [Broker];
+            "F2" faults::a_paused_broker_loses_nothing [Groups Persist Confirm] [Broker];
+            "F3a" faults::a_storm_of_resets_loses_nothing [Groups Persist Confirm] [Fault];
+            "F3b" faults::a_refused_client_tries_again_with_patience [FanOut] [Fault];
+            "F4a" faults::a_link_that_swallows_everything_loses_nothing
+                [Groups Persist Confirm] [Fault];
+            "F4b" faults::a_subscription_outlives_a_link_that_swallows [FanOut] [Fault];
+            "F5" faults::a_slow_link_is_not_given_up [Groups Persist Confirm] [Fault];
+            "F6" faults::a_link_cut_midway_mixes_no_events [Groups Persist Confirm] [Fault];
+            "F7" faults::a_full_disk_fails_publishes_and_loses_nothing
+                [Groups Persist Durable Confirm] [Disk];
+            "F8" faults::a_broker_that_forgot_everything_is_told_again [FanOut] [Broker];
+            "F9" faults::revoked_rights_are_told_and_make_no_storm [FanOut] [Rights Fault];
+            "F10" nemesis::a_mix_of_faults_loses_nothing
+                [Groups Persist Durable Confirm] [Broker Fault Children];
 
             "M5a" requests::each_answer_reaches_its_caller [RequestReply] [];
             "M5b" requests::a_responders_failure_reaches_the_caller [RequestReply] [];
@@ -243,9 +264,11 @@ mod tests {
         include_str!("cases/care.rs"),
         include_str!("cases/dead_letters.rs"),
         include_str!("cases/definitions.rs"),
+        include_str!("cases/faults.rs"),
         include_str!("cases/groups.rs"),
         include_str!("cases/health.rs"),
         include_str!("cases/lifecycle.rs"),
+        include_str!("cases/nemesis.rs"),
         include_str!("cases/order.rs"),
         include_str!("cases/overflow.rs"),
         include_str!("cases/patterns.rs"),

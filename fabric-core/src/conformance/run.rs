@@ -12,9 +12,10 @@ use futures_core::future::BoxFuture;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use super::cases::nemesis::nemesis_time;
 use super::copies;
 use super::failure::{Failure, Verdict};
-use super::harness::{DynHarness, Harness, Tool};
+use super::harness::{DynHarness, Harness, Timing, Tool};
 use super::history::History;
 use super::refusal;
 use super::trial::Trial;
@@ -101,7 +102,7 @@ impl Case {
                 let mut harness = harness();
                 harness.prepare(self);
                 let harness: Arc<dyn DynHarness> = Arc::new(harness);
-                let _ = say.send(harness.timing().watchdog);
+                let _ = say.send(self.watchdog(&harness.timing()));
                 self.run_here(test, clock, harness, abandoned)
             }));
             let _ = report.send(guarded.unwrap_or_else(|panic| Err(said(&*panic))));
@@ -126,6 +127,12 @@ impl Case {
         outcome.map_err(|what| format!("{self}: {what}"))
     }
 
+    /// How long it may take, with the time that was asked for on top.
+    fn watchdog(&self, timing: &Timing) -> Duration {
+        let asked = if self.id == "F10" { nemesis_time() } else { Duration::ZERO };
+        timing.watchdog + 2 * asked
+    }
+
     fn run_here(
         &'static self,
         test: Option<&'static str>,
@@ -135,7 +142,7 @@ impl Case {
     ) -> Result<Arm, String> {
         let runtime = runtime(clock).map_err(|error| format!("no runtime: {error}"))?;
         let history = History::new();
-        let watchdog = harness.timing().watchdog;
+        let watchdog = self.watchdog(&harness.timing());
         let lines = history.clone();
         let result = runtime.block_on(async move {
             let judged = tokio::time::timeout(watchdog, self.judge(test, harness, history));

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::actors::{Publisher, Reader};
@@ -96,6 +97,11 @@ impl Trial {
         let fabric = self.harness.open().await?;
         lock(&self.opened).push(fabric.clone());
         Ok(fabric)
+    }
+
+    /// A client that the caller closes.
+    pub(super) fn open(&self) -> BoxFuture<'_, crate::Result<Fabric>> {
+        self.harness.open()
     }
 
     /// One more client, which nobody but the case holds: dropping it is a crash.

@@ -67,6 +67,8 @@ impl Harness for MemoryHarness {
             Tool::Broker => Some("the broker is this process"),
             Tool::Fault => Some("nothing lies between a client and the broker"),
             Tool::Children => Some("no other process reaches an instance"),
+            Tool::Disk => Some("nothing is kept on a disk"),
+            Tool::Rights => Some("whoever has the instance may do anything"),
             _ => None,
         })
     }

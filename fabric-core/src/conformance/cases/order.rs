@@ -116,7 +116,7 @@ pub async fn order_survives_a_broken_link(t: &Trial) -> Verdict {
     for (draft, confirm) in confirms {
         publisher.conclude(&draft, &t.within("a confirm", confirm).await?);
     }
-    reader.drain().await?;
+    reader.catch_up().await?;
     let check = t.check(&group);
     check.nothing_lost()?.nothing_unexpected()?.in_order()?;
     if t.can(Ability::Dedup) {
