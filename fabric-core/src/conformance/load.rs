@@ -147,7 +147,13 @@ impl Load {
                 let publisher = t.publisher(&client, &format!("p{p}"));
                 let topic = load.board.topics[p % TOPICS].clone();
                 let board = Arc::clone(&load.board);
-                load.publishers.push(tokio::spawn(board.publish(publisher, topic, setup.pace)));
+                // Not all in step: whatever happens, somebody is in the middle of something.
+                let late = setup.pace.mul_f64(p as f64 / setup.publishers as f64);
+                let pace = setup.pace;
+                load.publishers.push(tokio::spawn(async move {
+                    sleep(late).await;
+                    board.publish(publisher, topic, pace).await;
+                }));
             }
             load.clients.push(client);
         }

@@ -423,11 +423,11 @@ pub async fn an_ack_without_an_answer_is_not_ok(t: &Trial) -> Verdict {
         t.wait(t.timing().outage).await;
         let answered = acked(t, "cut").len();
         ensure!(answered == 20, "{} acks were answered by nobody", answered - 20);
-        Ok(fault.inflict(Fault::Reset).await?)
+        fault.inflict(Fault::Reset).await?;
+        Ok(fault.heal().await?)
     };
     let (_, cut) = t.within("acks", async { tokio::join!(acks, cut) }).await?;
     cut?;
-    fault.heal().await?;
     reader.close().await?;
     let join = t.fabric().subscribe(&topic).group(&group).ack_wait(t.ack_wait()).await?;
     let mut heir = t.reader(join, &group, "heir");
