@@ -10,6 +10,7 @@ use fabric_memory::{Memory, MemoryConfig};
 pub(crate) struct MemoryHarness {
     pub(crate) memory: Memory,
     dedup: Option<Duration>,
+    layers: fn(Fabric) -> Result<Fabric>,
 }
 
 /// How many events a topic keeps: enough for every case, few enough to be filled.
@@ -38,13 +39,18 @@ impl MemoryHarness {
 
     /// A given instance.
     pub(crate) fn over(memory: Memory, dedup: Option<Duration>) -> Self {
-        Self { memory, dedup }
+        Self { memory, dedup, layers: Ok }
+    }
+
+    /// The same with every client behind these layers.
+    pub(crate) fn behind(self, layers: fn(Fabric) -> Result<Fabric>) -> Self {
+        Self { layers, ..self }
     }
 }
 
 impl Harness for MemoryHarness {
     async fn open(&self) -> Result<Fabric> {
-        Ok(Fabric::new(self.memory.another()))
+        (self.layers)(Fabric::new(self.memory.another()))
     }
 
     fn timing(&self) -> Timing {
