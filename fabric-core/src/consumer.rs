@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 pub use batch::{Gather, IntoVerdicts, Verdict};
 pub use dedup::{Claim, DedupStore, MemoryDedup};
@@ -445,7 +445,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         let (done, ended) = watch::channel(None);
         let status = {
             let engine = Arc::clone(&engine);
-            Box::new(move || Counted::of(&engine.counters))
+            Box::new(move || Counted::of(&engine))
         };
         tokio::spawn(supervise(engine, watched, done, options.drain_within));
         events.send(ConsumerEvent::Started);
@@ -540,14 +540,15 @@ impl Consumer {
     /// What it does and what it has done.
     #[must_use]
     pub fn status(&self) -> ConsumerStatus {
-        let control = *self.control.borrow();
+        let (control, counted) = (*self.control.borrow(), (self.status)());
         let state = match control.phase {
             _ if self.ended.borrow().is_some() => ConsumerState::Stopped,
             Phase::Running if control.paused => ConsumerState::Paused,
+            Phase::Running if counted.tripped => ConsumerState::Tripped,
             Phase::Running => ConsumerState::Running,
             Phase::Draining | Phase::Stopping => ConsumerState::Draining,
         };
-        (self.status)().status(state, control.concurrency)
+        counted.status(state, control.concurrency)
     }
 
     /// What happens to it from now on.
@@ -665,14 +666,17 @@ impl fmt::Debug for Consumer {
 
 /// A reading of the counters.
 struct Counted {
+    tripped: bool,
     running: usize,
     counts: [u64; 7],
 }
 
 impl Counted {
-    fn of(counters: &run::Counters) -> Self {
+    fn of<S>(engine: &Engine<S>) -> Self {
+        let counters = &engine.counters;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
+            tripped: engine.plan.switch.as_ref().is_some_and(Switch::is_tripped),
             running: counters.running.load(Ordering::Relaxed),
             counts: [
                 read(&counters.handled),
@@ -710,8 +714,9 @@ async fn supervise<S: Send + Sync + 'static>(
     done: watch::Sender<Option<Result<()>>>,
     drain_within: Duration,
 ) {
-    let mut workers: JoinSet<usize> = JoinSet::new();
-    let mut alive: Vec<bool> = Vec::new();
+    let mut workers: JoinSet<()> = JoinSet::new();
+    // Who works in which place.
+    let mut alive: Vec<Option<Id>> = Vec::new();
     let mut seen: Vec<u64> = vec![0; engine.busy.len()];
     let mut watch =
         tokio::time::interval(WATCH.min(engine.plan.ack_wait / 3).max(Duration::from_millis(1)));
@@ -722,27 +727,29 @@ async fn supervise<S: Send + Sync + 'static>(
         if now.phase != Phase::Running {
             break;
         }
-        alive.resize(alive.len().max(now.concurrency), false);
+        alive.resize(alive.len().max(now.concurrency), None);
         for (index, alive) in alive.iter_mut().enumerate().take(now.concurrency) {
-            if !*alive {
-                *alive = true;
+            alive.get_or_insert_with(|| {
                 let (engine, control) = (Arc::clone(&engine), control.clone());
-                workers.spawn(async move {
-                    engine.work(index, control).await;
-                    index
-                });
-            }
+                workers.spawn(engine.work(index, control)).id()
+            });
         }
         let changed = pin!(control.changed());
-        let ended = pin!(workers.join_next());
+        let ended = pin!(workers.join_next_with_id());
         let tick = pin!(watch.tick());
         match select(changed, select(ended, tick)).await {
             Either::Left((Ok(()), _)) => {}
             Either::Left((Err(_), _)) => break,
             Either::Right((Either::Left((ended, _)), _)) => {
-                if let Some(Ok(index)) = ended {
-                    alive[index] = false;
-                }
+                let id = match ended {
+                    Some(Ok((id, ()))) => Some(id),
+                    Some(Err(died)) => {
+                        engine.died(&died);
+                        Some(died.id())
+                    }
+                    None => None,
+                };
+                alive.iter_mut().filter(|place| **place == id).for_each(|place| *place = None);
                 if engine.subscription.try_lock().is_ok_and(|subscription| subscription.is_none()) {
                     break;
                 }
@@ -783,7 +790,7 @@ async fn supervise<S: Send + Sync + 'static>(
 /// Lets workers finish; how many did not.
 async fn drain<S: Send + Sync + 'static>(
     engine: &Engine<S>,
-    workers: &mut JoinSet<usize>,
+    workers: &mut JoinSet<()>,
     control: &mut watch::Receiver<Control>,
     within: Duration,
 ) -> usize {

@@ -751,3 +751,90 @@ async fn a_responder_answers_fails_and_survives_its_panics() {
     responder.drain(SECOND * 5).await.unwrap();
     assert_eq!(fabric.request(Ask(1)).await.unwrap_err().kind(), ErrorKind::NoResponders);
 }
+
+/// Also events that are held for a short wait count, and burn none of their tries meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_tripped_kill_switch_holds_back_retries_in_place() {
+    let fabric = fabric();
+    let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ok = Arc::clone(&healthy);
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", move |_: Event, _| {
+            let ok = ok.load(Ordering::SeqCst);
+            async move { if ok { Ok(()) } else { Err(HandlerError::transient("down")) } }
+        })
+        .concurrency(2)
+        .retry(Retry::fixed(MILLI * 10).max_attempts(6))
+        .kill_switch(KillSwitch::new().after(4).pause(SECOND * 60))
+        .start()
+        .await
+        .unwrap();
+    for n in 0..20 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    sleep(SECOND * 59).await;
+    let status = consumer.status();
+    assert_eq!((status.failed, status.state), (4, ConsumerState::Tripped));
+    healthy.store(true, Ordering::SeqCst);
+    settled(&fabric, "g").await;
+    let status = consumer.status();
+    assert_eq!((status.handled, status.dead_letters), (20, 0));
+    assert_eq!(status.state, ConsumerState::Running);
+}
+
+/// An event that its probe cannot try, because nobody handles its kind, does not end all work.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_tried_nothing_leaves_its_turn_to_the_next() {
+    let fabric = fabric();
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async |event: Event, _: Context| {
+            if event.id() == "0" { Err(HandlerError::permanent("no")) } else { Ok(()) }
+        })
+        .subscribe("#")
+        .unmatched(Unmatched::Reject)
+        .kill_switch(KillSwitch::new().after(1).ratio(1.0).pause(SECOND))
+        .start()
+        .await
+        .unwrap();
+    fabric.publish(event(0)).await.unwrap();
+    fabric.publish(Event::to("strange").text("x")).await.unwrap();
+    fabric.publish(event(1)).await.unwrap();
+    settled(&fabric, "g").await;
+    assert_eq!((consumer.status().handled, consumer.status().dead_letters), (1, 2));
+}
+
+/// What panics outside of the handler costs a worker, which is replaced.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_dies_is_replaced() {
+    let fabric = fabric();
+    let panics = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&panics);
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async |_: Event, _: Context| Ok(()))
+        .ack_wait(SECOND)
+        .dedup_by(MemoryDedup::new(100), SECOND, move |event| {
+            let first = event.id() == "3" && counted.fetch_add(1, Ordering::SeqCst) == 0;
+            assert!(!first, "no key on purpose");
+            event.id().to_string()
+        })
+        .start()
+        .await
+        .unwrap();
+    let mut events = consumer.events();
+    for n in 0..10 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!((consumer.status().handled, panics.load(Ordering::SeqCst)), (10, 2));
+    consumer.drain().await.unwrap();
+    let mut troubles = Vec::new();
+    while let Some(event) = events.next().await {
+        if let ConsumerEvent::Trouble { error } = event {
+            troubles.push(error.to_string());
+        }
+    }
+    assert!(troubles.iter().any(|text| text.contains("no key on purpose")), "{troubles:?}");
+}

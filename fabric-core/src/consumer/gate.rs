@@ -1,6 +1,7 @@
 //! What holds back new work: a rate limit and a kill switch.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,8 +72,8 @@ impl Default for KillSwitch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     Go,
-    /// Go, and all depends on how it ends.
-    Probe,
+    /// Go, and all depends on how it ends; the number tells probes apart.
+    Probe(u64),
     Until(Instant),
     /// Somebody else probes.
     Wait,
@@ -82,6 +83,7 @@ pub(crate) enum Admission {
 pub(crate) struct Switch {
     rule: KillSwitch,
     state: Mutex<State>,
+    probes: AtomicU64,
     pub(crate) changed: Notify,
 }
 
@@ -89,31 +91,60 @@ pub(crate) struct Switch {
 enum State {
     Closed(VecDeque<bool>),
     Open(Instant),
-    Probing,
+    Probing(u64),
+}
+
+/// Leave to try an event. A probe that ends without having tried one hands its turn on.
+#[derive(Debug)]
+pub(crate) struct Pass<'a>(Option<(&'a Switch, u64)>);
+
+impl<'a> Pass<'a> {
+    /// Nothing depends on how it ends.
+    pub(crate) const FREE: Self = Self(None);
+
+    pub(crate) const fn probe(switch: &'a Switch, number: u64) -> Self {
+        Self(Some((switch, number)))
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if let Some((switch, number)) = self.0 {
+            switch.unprobed(number, Instant::now());
+        }
+    }
 }
 
 impl Switch {
     pub(crate) fn new(rule: KillSwitch) -> Self {
-        Self { rule, state: Mutex::new(State::Closed(VecDeque::new())), changed: Notify::new() }
+        let state = Mutex::new(State::Closed(VecDeque::new()));
+        Self { rule, state, probes: AtomicU64::new(0), changed: Notify::new() }
     }
 
     pub(crate) fn admit(&self, now: Instant) -> Admission {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &*state {
             State::Closed(_) => Admission::Go,
-            State::Probing => Admission::Wait,
+            State::Probing(_) => Admission::Wait,
             State::Open(until) if now < *until => Admission::Until(*until),
             State::Open(_) => {
-                *state = State::Probing;
-                Admission::Probe
+                let number = self.probes.fetch_add(1, Ordering::Relaxed);
+                *state = State::Probing(number);
+                Admission::Probe(number)
             }
         }
     }
 
+    /// Whether it holds work back.
+    pub(crate) fn is_tripped(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(*state, State::Closed(_))
+    }
+
     /// A probe found nothing to try: the next may.
-    pub(crate) fn unprobed(&self, now: Instant) {
+    fn unprobed(&self, number: u64, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, State::Probing) {
+        if matches!(*state, State::Probing(probe) if probe == number) {
             *state = State::Open(now);
             self.changed.notify_waiters();
         }
@@ -124,8 +155,8 @@ impl Switch {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let next = match &mut *state {
             State::Open(_) => return None,
-            State::Probing if ok => State::Closed(VecDeque::new()),
-            State::Probing => State::Open(now + self.rule.pause),
+            State::Probing(_) if ok => State::Closed(VecDeque::new()),
+            State::Probing(_) => State::Open(now + self.rule.pause),
             State::Closed(last) => {
                 last.push_back(ok);
                 if last.len() > self.rule.window {
@@ -188,12 +219,28 @@ mod tests {
             assert_eq!(switch.note(ok, now), expected);
         }
         assert_eq!(switch.admit(now), Admission::Until(now + pause));
-        assert_eq!(switch.admit(now + pause), Admission::Probe);
+        assert_eq!(switch.admit(now + pause), Admission::Probe(0));
         assert_eq!(switch.admit(now + pause), Admission::Wait);
         assert_eq!(switch.note(false, now + pause), Some(true));
-        assert_eq!(switch.admit(now + pause * 2), Admission::Probe);
+        assert_eq!(switch.admit(now + pause * 2), Admission::Probe(1));
         assert_eq!(switch.note(true, now + pause * 2), Some(false));
         assert_eq!(switch.admit(now + pause * 2), Admission::Go);
+    }
+
+    #[test]
+    fn a_probe_that_tried_nothing_hands_its_turn_on() {
+        let now = Instant::now();
+        let switch = Switch::new(KillSwitch::new().after(1).pause(Duration::ZERO));
+        assert_eq!(switch.note(false, now), Some(true));
+        let Admission::Probe(first) = switch.admit(now) else { panic!("no probe") };
+        drop(Pass::probe(&switch, first));
+        let Admission::Probe(second) = switch.admit(Instant::now()) else { panic!("no probe") };
+        // The turn of one that is over already is nobody's to hand on.
+        drop(Pass::probe(&switch, first));
+        assert_eq!(switch.admit(now), Admission::Wait);
+        assert_eq!(switch.note(true, now), Some(false));
+        drop(Pass::probe(&switch, second));
+        assert_eq!(switch.admit(now), Admission::Go);
     }
 
     #[test]

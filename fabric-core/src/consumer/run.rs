@@ -15,11 +15,12 @@ use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
 use hashbrown::HashMap;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 
 use super::batch::{BatchRoute, Verdict};
 use super::dedup::{Claim, Dedup};
-use super::gate::{Admission, Rate, Switch};
+use super::gate::{Admission, Pass, Rate, Switch};
 use super::handler::{
     Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
 };
@@ -39,6 +40,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How many events' tries in place are remembered while they are away.
 const REMEMBERED: usize = 10_000;
+/// How long a worker waits for a probe of the kill switch before it looks again.
+const SWITCH_LOOK: Duration = Duration::from_millis(50);
 /// How long an event that another member handles stays away.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
 
@@ -142,6 +145,14 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
+    /// A worker panicked outside of a handler: a key or a store of the user's did. Its event comes
+    /// again with its lease, and another worker takes its place.
+    pub(crate) fn died(&self, died: &JoinError) {
+        let text = format!("a worker of `{}` died: {died}", self.shared.group);
+        tracing::error!("{text}");
+        self.events.send(ConsumerEvent::Trouble { error: Error::new(ErrorKind::Backend, text) });
+    }
+
     /// Works until the consumer drains, shrinks below this worker or its subscription ends.
     pub(crate) async fn work(self: Arc<Self>, index: usize, mut control: watch::Receiver<Control>) {
         loop {
@@ -155,7 +166,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 }
                 continue;
             }
-            let Some(probe) = self.admitted(&mut control).await else { continue };
+            let Some(_pass) = self.admitted(&mut control).await else { continue };
             if let Some(batch) = &self.plan.batch {
                 let first = {
                     let changed = pin!(control.changed());
@@ -183,12 +194,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
                     Either::Right(_) => None,
                 }
             };
-            if probe
-                && !matches!(received, Some(Some(_)))
-                && let Some(switch) = &self.plan.switch
-            {
-                switch.unprobed(Instant::now());
-            }
             match received {
                 None => {}
                 Some(None) => return,
@@ -197,38 +202,42 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
-    /// Waits for the rate limit and the kill switch; `None` where the control changed meanwhile,
-    /// `Some(true)` where the next event is a probe.
-    async fn admitted(&self, control: &mut watch::Receiver<Control>) -> Option<bool> {
+    /// Waits for the rate limit and the kill switch; `None` where the control changed meanwhile.
+    async fn admitted(&self, control: &mut watch::Receiver<Control>) -> Option<Pass<'_>> {
         loop {
-            let until = match self
-                .plan
-                .switch
-                .as_ref()
-                .map(|switch| (switch, switch.admit(Instant::now())))
-            {
-                Some((_, Admission::Until(until))) => Some(until),
-                Some((switch, Admission::Wait)) => {
-                    let changed = pin!(switch.changed.notified());
-                    let control = pin!(control.changed());
-                    // Somebody may have closed it between the question and the wait.
-                    let look = pin!(tokio::time::sleep(Duration::from_millis(50)));
-                    if let Either::Left((_, _)) = select(control, select(changed, look)).await {
-                        return None;
-                    }
-                    continue;
-                }
-                Some((_, Admission::Probe)) => return Some(true),
-                Some((_, Admission::Go)) | None => match &self.plan.rate {
-                    Some(rate) => rate.take(Instant::now()).err(),
-                    None => None,
+            let until = match self.ask_switch() {
+                Ok(pass) => match self.plan.rate.as_ref().map(|rate| rate.take(Instant::now())) {
+                    Some(Err(until)) => until,
+                    Some(Ok(())) | None => return Some(pass),
                 },
+                Err(until) => until,
             };
-            let Some(until) = until else { return Some(false) };
-            if let Either::Left(_) = select(pin!(control.changed()), pin!(sleep_until(until))).await
-            {
+            let changed = pin!(self.switch_changed());
+            let sleep = pin!(sleep_until(until));
+            let slept = select(changed, sleep);
+            if let Either::Left(_) = select(pin!(control.changed()), slept).await {
                 return None;
             }
+        }
+    }
+
+    /// Leave to try an event now, or when to ask again.
+    fn ask_switch(&self) -> Result<Pass<'_>, Instant> {
+        let Some(switch) = &self.plan.switch else { return Ok(Pass::FREE) };
+        let now = Instant::now();
+        match switch.admit(now) {
+            Admission::Go => Ok(Pass::FREE),
+            Admission::Probe(number) => Ok(Pass::probe(switch, number)),
+            Admission::Until(until) => Err(until),
+            // Whoever probes may have ended between the question and the wait.
+            Admission::Wait => Err(now + SWITCH_LOOK),
+        }
+    }
+
+    async fn switch_changed(&self) {
+        match &self.plan.switch {
+            Some(switch) => switch.changed.notified().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -516,6 +525,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
         };
         let before = self.tries_before(delivery.id());
         let mut tries = 0;
+        let mut _pass = Pass::FREE;
         loop {
             tries += 1;
             let attempt =
@@ -566,24 +576,59 @@ impl<S: Send + Sync + 'static> Engine<S> {
             };
             self.counters.retried.fetch_add(1, Ordering::Relaxed);
             let holds = self.plan.ordered || self.plan.retry.holds(wait);
-            let held = holds && self.hold(&delivery, wait, control).await;
-            if !held && self.plan.ordered {
-                // Unsettled it comes again where it was; a nack would put it behind its successors.
-                return false;
-            }
-            if !held {
-                // The broker counts this delivery's tries as one.
-                self.remember(delivery.id(), before + tries - 1);
-                let nack = Nack {
-                    delay: Some(wait).filter(|wait| !wait.is_zero()),
-                    error: Some(failure.chain()),
-                };
-                self.settled(delivery.nack(nack).await);
-                return false;
-            }
+            let held = match holds && self.hold(&delivery, wait, control).await {
+                true => self.hold_back(&delivery, control).await,
+                false => None,
+            };
+            let Some(pass) = held else {
+                return self.give_back(delivery, wait, &failure, before + tries - 1).await;
+            };
+            _pass = pass;
             if !delivery.is_live() {
                 self.counters.lost.fetch_add(1, Ordering::Relaxed);
                 return false;
+            }
+        }
+    }
+
+    /// Gives a failed event back to come again after `wait`.
+    async fn give_back(
+        &self,
+        delivery: Delivery,
+        wait: Duration,
+        failure: &HandlerError,
+        tries: u32,
+    ) -> bool {
+        // Unsettled it comes again where it was; a nack would put it behind its successors.
+        if !self.plan.ordered {
+            // The broker counts this delivery's tries as one.
+            self.remember(delivery.id(), tries);
+            let nack = Nack {
+                delay: Some(wait).filter(|wait| !wait.is_zero()),
+                error: Some(failure.chain()),
+            };
+            self.settled(delivery.nack(nack).await);
+        }
+        false
+    }
+
+    /// Holds an event for as long as the kill switch holds work back; `None` where the consumer
+    /// ends meanwhile.
+    async fn hold_back(
+        &self,
+        delivery: &Delivery,
+        control: &mut watch::Receiver<Control>,
+    ) -> Option<Pass<'_>> {
+        loop {
+            match self.ask_switch() {
+                Ok(pass) => return Some(pass),
+                Err(_) if !delivery.is_live() => return Some(Pass::FREE),
+                Err(until) => {
+                    let wait = until.saturating_duration_since(Instant::now());
+                    if !self.hold(delivery, wait, control).await {
+                        return None;
+                    }
+                }
             }
         }
     }

@@ -103,6 +103,8 @@ pub enum ConsumerState {
     Running,
     /// Its owner paused it.
     Paused,
+    /// Too many tries failed: it waits until one event may probe, or that event is being tried.
+    Tripped,
     /// What runs finishes.
     Draining,
     /// Nothing runs any more.

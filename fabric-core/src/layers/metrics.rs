@@ -1,15 +1,18 @@
 //! Metrics by the facade crate `metrics`: the names of Event Fabric and those of OpenTelemetry.
 
+mod meter;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
-use ::metrics::{Counter, Gauge, Histogram, Label, Unit};
+use ::metrics::{Counter, Gauge, Histogram, Label, Recorder};
 use futures_util::StreamExt as _;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use self::meter::Meter;
 use super::semconv::System;
 use super::way::{Way, groups_by_way, requests};
 use crate::backend::{Backend, DynGroups, DynRequestReply, RequestReplyBackend, SharedBackend};
@@ -60,8 +63,8 @@ use crate::{Error, ErrorKind, Result};
 /// a time. Where nobody awaits a confirm, the event counts as sent and not as published.
 ///
 /// Handles are made when the layer is added and when a subscription opens, so **install the
-/// recorder first**. From then on an event costs a few atomic operations, and those of the
-/// recorder.
+/// recorder first**, or [give one](Self::with_recorder). From then on an event costs a few atomic
+/// operations, and those of the recorder.
 ///
 /// It belongs outside of everything but tracing, so that an event counts once, however often it is
 /// tried, and times are those that the program waits.
@@ -76,6 +79,7 @@ use crate::{Error, ErrorKind, Result};
 #[must_use = "a layer does nothing before it is added"]
 pub struct Metrics {
     topics: Option<Patterns>,
+    meter: Meter,
 }
 
 impl Metrics {
@@ -94,6 +98,12 @@ impl Metrics {
         Ok(self)
     }
 
+    /// Tells `recorder`, whichever is installed: where a program has several.
+    pub fn with_recorder(mut self, recorder: impl Recorder + Send + Sync + 'static) -> Self {
+        self.meter = Meter::of(recorder);
+        self
+    }
+
     /// Asks how much each group has still to do, and sets `fabric_queue_depth` and
     /// `fabric_dead_letters` to it: to be called before each scrape, or on a timer.
     ///
@@ -105,7 +115,10 @@ impl Metrics {
     pub async fn measure(&self, fabric: &Fabric) -> Result<()> {
         let groups = fabric.groups()?;
         for group in groups.list().await? {
-            let (backend, name) = (fabric.info().name.clone(), group.to_string());
+            let labels = vec![
+                Label::new("backend", fabric.info().name.clone()),
+                Label::new("group", group.to_string()),
+            ];
             let info = match groups.info(&group).await {
                 Ok(info) => info,
                 // It was deleted meanwhile.
@@ -113,13 +126,11 @@ impl Metrics {
                 Err(error) => return Err(error),
             };
             let depth = (info.undelivered() + info.pending()) as f64;
-            ::metrics::gauge!("fabric_queue_depth", "backend" => backend.clone(), "group" => name.clone())
-                .set(depth);
+            self.meter.gauge("fabric_queue_depth", labels.clone()).set(depth);
             if fabric.capabilities().can(Ability::DeadLetters)
                 && let Ok(count) = fabric.dead_letters(&group).count().await
             {
-                ::metrics::gauge!("fabric_dead_letters", "backend" => backend, "group" => name)
-                    .set(count as f64);
+                self.meter.gauge("fabric_dead_letters", labels).set(count as f64);
             }
         }
         Ok(())
@@ -128,12 +139,12 @@ impl Metrics {
 
 impl Layer for Metrics {
     fn layer(&self, inner: SharedBackend) -> Result<SharedBackend> {
-        describe();
-        let names = Arc::new(Names::new(&inner.info().name, self.topics.clone()));
+        self.meter.describe();
+        let names = Arc::new(Names::new(&inner.info().name, self.clone()));
         let sending = Arc::new(Sending::new(&names));
         let tap = Arc::new(Tap::new(&names));
         tap.listen(inner.notices());
-        let open = ::metrics::gauge!("fabric_subscriptions", names.backend());
+        let open = names.meter.gauge("fabric_subscriptions", names.backend());
         Ok(Arc::new(Metered { inner, names, sending, tap, open }))
     }
 }
@@ -144,11 +155,21 @@ struct Names {
     backend: String,
     system: System,
     topics: Option<Patterns>,
+    meter: Meter,
 }
 
 impl Names {
-    fn new(backend: &str, topics: Option<Patterns>) -> Self {
-        Self { backend: backend.to_owned(), system: System::of(backend), topics }
+    fn new(backend: &str, metrics: Metrics) -> Self {
+        let Metrics { topics, meter } = metrics;
+        Self { backend: backend.to_owned(), system: System::of(backend), topics, meter }
+    }
+
+    fn counters(&self, labels: &[Label], name: &'static str) -> Box<[Counter]> {
+        self.by_topic(labels, |labels| self.meter.counter(name, labels))
+    }
+
+    fn histograms(&self, labels: &[Label], name: &'static str) -> Box<[Histogram]> {
+        self.by_topic(labels, |labels| self.meter.histogram(name, labels))
     }
 
     fn backend(&self) -> Vec<Label> {
@@ -195,14 +216,6 @@ fn with(mut labels: Vec<Label>, key: &'static str, value: impl Into<String>) -> 
     labels
 }
 
-fn counter(name: &'static str) -> impl Fn(Vec<Label>) -> Counter {
-    move |labels| ::metrics::counter!(name, labels)
-}
-
-fn histogram(name: &'static str) -> impl Fn(Vec<Label>) -> Histogram {
-    move |labels| ::metrics::histogram!(name, labels)
-}
-
 const DURATION: &str = "messaging.client.operation.duration";
 const SENT: &str = "messaging.client.sent.messages";
 
@@ -231,14 +244,16 @@ impl<H: Clone> Rare<H> {
 /// The handles of one operation: how long it takes, by how it ends.
 struct Timed {
     name: &'static str,
+    meter: Meter,
     labels: Vec<Label>,
     ok: Histogram,
     failed: Rare<Histogram>,
 }
 
 impl Timed {
-    fn new(name: &'static str, labels: Vec<Label>) -> Self {
-        Self { name, ok: histogram(name)(labels.clone()), labels, failed: Rare::new() }
+    fn new(meter: &Meter, name: &'static str, labels: Vec<Label>) -> Self {
+        let ok = meter.histogram(name, labels.clone());
+        Self { name, meter: meter.clone(), labels, ok, failed: Rare::new() }
     }
 
     fn record(&self, took: Duration, error: Option<&Error>) {
@@ -247,7 +262,8 @@ impl Timed {
 
     fn record_as(&self, took: Duration, error: Option<&'static str>) {
         let Some(error) = error else { return self.ok.record(took) };
-        let make = || histogram(self.name)(with(self.labels.clone(), "error.type", error));
+        let labels = || with(self.labels.clone(), "error.type", error);
+        let make = || self.meter.histogram(self.name, labels());
         self.failed.get(error, make).record(took);
     }
 }
@@ -269,13 +285,16 @@ impl Sending {
         let labels = names.operation(names.system.send, "send");
         let system = names.system.name.clone();
         Self {
-            published: names.by_topic(&names.backend(), counter("fabric_messages_published_total")),
+            published: names.counters(&names.backend(), "fabric_messages_published_total"),
             errors: Rare::new(),
-            sent: counter(SENT)(labels.clone()),
+            sent: names.meter.counter(SENT, labels.clone()),
             sent_failed: Rare::new(),
-            timed: Timed::new(DURATION, labels),
-            asked: Timed::new(DURATION, names.operation("request", "send")),
-            pending: ::metrics::gauge!("fabric.client.pending.events", "messaging.system" => system),
+            timed: Timed::new(&names.meter, DURATION, labels),
+            asked: Timed::new(&names.meter, DURATION, names.operation("request", "send")),
+            pending: names.meter.gauge(
+                "fabric.client.pending.events",
+                vec![Label::new("messaging.system", system)],
+            ),
             names: Arc::clone(names),
         }
     }
@@ -285,12 +304,12 @@ impl Sending {
         let label = |labels, key| with(labels, key, kind);
         let errors = || {
             let labels = label(self.names.backend(), "error_type");
-            counter("fabric_publish_errors_total")(labels)
+            self.names.meter.counter("fabric_publish_errors_total", labels)
         };
         self.errors.get(kind, errors).increment(count);
         let sent = || {
             let labels = self.names.operation(self.names.system.send, "send");
-            counter(SENT)(label(labels, "error.type"))
+            self.names.meter.counter(SENT, label(labels, "error.type"))
         };
         self.sent_failed.get(kind, sent).increment(count);
     }
@@ -353,7 +372,7 @@ impl OnItsWay {
         let is_ok = |n: &usize| !failed.contains(n);
         for (_, labels) in self.letters.iter().filter(|(n, _)| is_ok(n)) {
             let labels = [sending.names.backend(), labels.to_vec()].concat();
-            counter("fabric_dead_letters_total")(labels).increment(1);
+            sending.names.meter.counter("fabric_dead_letters_total", labels).increment(1);
         }
         // A dead letter is no publish of the program's.
         let own = |n: &usize| is_ok(n) && self.letters.iter().all(|(letter, _)| letter != n);
@@ -408,23 +427,28 @@ impl Receiving {
         let system = &names.system;
         let settling = |outcome, operation| Settling {
             outcome,
-            ok: counter(SETTLED)(with(labels.clone(), "outcome", outcome)),
+            ok: names.meter.counter(SETTLED, with(labels.clone(), "outcome", outcome)),
             failed: Rare::new(),
-            timed: Timed::new(DURATION, in_group(names.operation(operation, "settle"))),
+            timed: Timed::new(
+                &names.meter,
+                DURATION,
+                in_group(names.operation(operation, "settle")),
+            ),
         };
         let consumed = in_group(names.operation(system.process, "process"));
         let process = [
             Label::new("messaging.system", system.name.clone()),
             Label::new("messaging.operation.name", system.process),
         ];
-        let processed = Timed::new("messaging.process.duration", in_group(process.to_vec()));
+        let processed =
+            Timed::new(&names.meter, "messaging.process.duration", in_group(process.to_vec()));
         Self {
-            received: names.by_topic(&labels, counter("fabric_messages_received_total")),
-            latency: names.by_topic(&labels, histogram("fabric_message_latency_seconds")),
-            handler_errors: names.by_topic(&labels, counter("fabric_handler_errors_total")),
-            redeliveries: counter("fabric_redeliveries_total")(labels.clone()),
-            missed: counter("fabric_missed_total")(labels.clone()),
-            consumed: counter("messaging.client.consumed.messages")(consumed),
+            received: names.counters(&labels, "fabric_messages_received_total"),
+            latency: names.histograms(&labels, "fabric_message_latency_seconds"),
+            handler_errors: names.counters(&labels, "fabric_handler_errors_total"),
+            redeliveries: names.meter.counter("fabric_redeliveries_total", labels.clone()),
+            missed: names.meter.counter("fabric_missed_total", labels.clone()),
+            consumed: names.meter.counter("messaging.client.consumed.messages", consumed),
             processed: Arc::new(processed),
             settled: [
                 settling("ack", system.ack),
@@ -489,7 +513,7 @@ impl Watch for Receiving {
                 let kind = error.kind().as_str();
                 let make = || {
                     let labels = with(self.labels.clone(), "outcome", settled.outcome);
-                    counter(SETTLED)(with(labels, "error_type", kind))
+                    self.names.meter.counter(SETTLED, with(labels, "error_type", kind))
                 };
                 settled.failed.get(kind, make).increment(count);
             }
@@ -574,9 +598,9 @@ impl Tap {
     fn new(names: &Names) -> Self {
         Self {
             notices: Mutex::new(None),
-            connected: ::metrics::gauge!("fabric_connected", names.backend()),
-            reconnects: counter("fabric_reconnects_total")(names.backend()),
-            circuits: counter("fabric_circuit_opened_total")(names.backend()),
+            connected: names.meter.gauge("fabric_connected", names.backend()),
+            reconnects: names.meter.counter("fabric_reconnects_total", names.backend()),
+            circuits: names.meter.counter("fabric_circuit_opened_total", names.backend()),
         }
     }
 
@@ -723,38 +747,4 @@ impl RequestReplyBackend for Metered {
     async fn respond(&self, options: RespondOptions) -> Result<Requests> {
         requests(&self.inner)?.respond(options).await
     }
-}
-
-/// Tells the recorder what the names mean.
-fn describe() {
-    use ::metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_counter!("fabric_messages_published_total", "Events confirmed");
-    describe_counter!("fabric_publish_errors_total", "Events that were not confirmed");
-    describe_counter!("fabric_publish_retries_total", "Events that were sent again");
-    describe_counter!("fabric_messages_received_total", "Deliveries that arrived");
-    describe_histogram!(
-        "fabric_message_latency_seconds",
-        Unit::Seconds,
-        "From an event's time to its arrival"
-    );
-    describe_counter!("fabric_redeliveries_total", "Deliveries that were not the first");
-    describe_counter!("fabric_missed_total", "Events lost to slowness or retention");
-    describe_counter!("fabric_settlements_total", "Deliveries acked, nacked and rejected");
-    describe_counter!("fabric_handler_errors_total", "Deliveries that failed in a handler");
-    describe_counter!("fabric_dead_letters_total", "Dead letters kept");
-    describe_gauge!("fabric_subscriptions", "Open subscriptions");
-    describe_gauge!("fabric_connected", "Whether the connection stands");
-    describe_counter!("fabric_reconnects_total", "Connections that were restored");
-    describe_counter!("fabric_circuit_opened_total", "Times that a circuit breaker opened");
-    describe_gauge!("fabric_queue_depth", "Events that a group has still to do");
-    describe_gauge!("fabric_dead_letters", "Dead letters of a group that are kept");
-    describe_gauge!("fabric.client.pending.events", "Events that are unconfirmed");
-    describe_histogram!(DURATION, Unit::Seconds, "Duration of messaging operations");
-    describe_histogram!(
-        "messaging.process.duration",
-        Unit::Seconds,
-        "Duration of processing deliveries"
-    );
-    describe_counter!(SENT, "Events that a producer attempted to send");
-    describe_counter!("messaging.client.consumed.messages", "Events delivered to a consumer");
 }
