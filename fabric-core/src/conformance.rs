@@ -38,6 +38,7 @@ mod list;
 mod load;
 mod refusal;
 mod run;
+mod tamper;
 mod trial;
 
 pub use actors::{Crew, Draft, Publisher, Reader, same_content, same_event};

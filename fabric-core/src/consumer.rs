@@ -14,17 +14,17 @@ mod run;
 #[cfg(feature = "tower")]
 mod service;
 mod status;
+mod supervise;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
 
 pub use batch::{Gather, IntoVerdicts, Verdict};
 pub use dedup::{Claim, DedupStore, MemoryDedup};
@@ -43,6 +43,7 @@ use self::handler::{EventHandler, Handle, Shared, TypedHandler};
 use self::routes::Takes;
 use self::run::{Control, Engine, Phase, Plan};
 use self::status::EventSender;
+use self::supervise::supervise;
 use crate::capabilities::Ability;
 use crate::event::Event;
 use crate::fabric::Fabric;
@@ -58,8 +59,6 @@ use crate::{Error, ErrorKind, Result};
 const MAX_CONCURRENCY: usize = 4096;
 /// How long running handlers get to finish unless told otherwise.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
-/// How often the watch looks for handlers that block their thread.
-const WATCH: Duration = Duration::from_secs(1);
 
 /// What becomes of an event that no handler takes. It is never silently acked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -430,13 +429,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
             draining: AtomicBool::new(false),
         });
         let events = EventSender::new();
-        let engine = Arc::new(Engine::new(
-            plan,
-            shared,
-            subscription,
-            events.clone(),
-            MAX_CONCURRENCY.min(256),
-        ));
+        let engine = Arc::new(Engine::new(plan, shared, subscription, events.clone()));
         let (control, watched) = watch::channel(Control {
             phase: Phase::Running,
             paused: false,
@@ -704,134 +697,5 @@ impl Counted {
             duplicates,
             blocked,
         }
-    }
-}
-
-/// Keeps as many workers as there are to be, watches over them, and ends them.
-async fn supervise<S: Send + Sync + 'static>(
-    engine: Arc<Engine<S>>,
-    mut control: watch::Receiver<Control>,
-    done: watch::Sender<Option<Result<()>>>,
-    drain_within: Duration,
-) {
-    let mut workers: JoinSet<()> = JoinSet::new();
-    // Who works in which place.
-    let mut alive: Vec<Option<Id>> = Vec::new();
-    let mut seen: Vec<u64> = vec![0; engine.busy.len()];
-    let mut watch =
-        tokio::time::interval(WATCH.min(engine.plan.ack_wait / 3).max(Duration::from_millis(1)));
-    watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut looked = tokio::time::Instant::now();
-    loop {
-        let now = *control.borrow_and_update();
-        if now.phase != Phase::Running {
-            break;
-        }
-        alive.resize(alive.len().max(now.concurrency), None);
-        for (index, alive) in alive.iter_mut().enumerate().take(now.concurrency) {
-            alive.get_or_insert_with(|| {
-                let (engine, control) = (Arc::clone(&engine), control.clone());
-                workers.spawn(engine.work(index, control)).id()
-            });
-        }
-        let changed = pin!(control.changed());
-        let ended = pin!(workers.join_next_with_id());
-        let tick = pin!(watch.tick());
-        match select(changed, select(ended, tick)).await {
-            Either::Left((Ok(()), _)) => {}
-            Either::Left((Err(_), _)) => break,
-            Either::Right((Either::Left((ended, _)), _)) => {
-                let id = match ended {
-                    Some(Ok((id, ()))) => Some(id),
-                    Some(Err(died)) => {
-                        engine.died(&died);
-                        Some(died.id())
-                    }
-                    None => None,
-                };
-                alive.iter_mut().filter(|place| **place == id).for_each(|place| *place = None);
-                if engine.subscription.try_lock().is_ok_and(|subscription| subscription.is_none()) {
-                    break;
-                }
-            }
-            Either::Right((Either::Right(_), _)) => {
-                engine.extend_waiting().await;
-                if looked.elapsed() >= WATCH {
-                    looked = tokio::time::Instant::now();
-                    watch_for_blocked(&engine, &mut seen);
-                }
-            }
-        }
-    }
-    engine.shared.draining.store(true, Ordering::Release);
-    engine.events.send(ConsumerEvent::Draining);
-    let forced = control.borrow().phase == Phase::Stopping || control.has_changed().is_err();
-    let left = if forced {
-        workers.len()
-    } else {
-        drain(&engine, &mut workers, &mut control, drain_within).await
-    };
-    workers.shutdown().await;
-    drop(engine.subscription.lock().await.take());
-    let result = match engine.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        Some(error) => Err(error),
-        None if left > 0 && !forced => Err(Error::new(
-            ErrorKind::Timeout,
-            format!(
-                "{left} handlers did not finish within {drain_within:?}; their events come again"
-            ),
-        )),
-        None => Ok(()),
-    };
-    engine.events.send(ConsumerEvent::Stopped);
-    done.send_replace(Some(result));
-}
-
-/// Lets workers finish; how many did not.
-async fn drain<S: Send + Sync + 'static>(
-    engine: &Engine<S>,
-    workers: &mut JoinSet<()>,
-    control: &mut watch::Receiver<Control>,
-    within: Duration,
-) -> usize {
-    let deadline = tokio::time::Instant::now() + within;
-    // What was not handed out goes to the other members at once.
-    let subscription = engine.subscription.lock().await.take();
-    if let Some(subscription) = subscription
-        && let Err(error) = subscription.close().await
-    {
-        engine.events.send(ConsumerEvent::Trouble { error });
-    }
-    loop {
-        if workers.is_empty() {
-            return 0;
-        }
-        let over = {
-            let late = pin!(tokio::time::sleep_until(deadline));
-            let changed = pin!(control.wait_for(|control| control.phase == Phase::Stopping));
-            let ended = pin!(workers.join_next());
-            matches!(select(ended, select(late, changed)).await, Either::Right(_))
-        };
-        if over {
-            return workers.len();
-        }
-    }
-}
-
-/// Warns of handlers that have been in one poll since the last look.
-fn watch_for_blocked<S>(engine: &Engine<S>, seen: &mut [u64]) {
-    for (busy, seen) in engine.busy.iter().zip(seen) {
-        let polls = busy.polls.load(Ordering::Relaxed);
-        if polls % 2 == 1 && polls == *seen {
-            let route = engine.plan.routes.get(busy.route.load(Ordering::Relaxed));
-            let handler = route.map_or("the fallback handler", |route| route.handler.name());
-            engine.counters.blocked.fetch_add(1, Ordering::Relaxed);
-            engine.events.send(ConsumerEvent::Blocked { handler });
-            tracing::warn!(
-                handler,
-                "a handler blocks its thread; move the work to `spawn_blocking`"
-            );
-        }
-        *seen = polls;
     }
 }

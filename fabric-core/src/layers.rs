@@ -11,7 +11,7 @@ mod limit;
 mod metrics;
 mod retry;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
-mod semconv;
+pub(crate) mod semconv;
 mod timeout;
 #[cfg(feature = "tracing")]
 mod tracing;

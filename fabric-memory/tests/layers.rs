@@ -2,14 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+#[allow(dead_code, reason = "the suite uses the rest")]
+mod harness;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fabric_core::layers::{
-    Batching, CircuitBreaker, Fault, Faults, Limit, Metrics, PublishRetry, Timeout, Tracing,
+    Batching, CircuitBreaker, Fault, Faults, Hooks, Limit, Metrics, PublishRetry, Timeout, Tracing,
+    hooks,
 };
+use fabric_core::testing::Recorder;
 use fabric_core::{Ability, Delivery, ErrorKind, Event, Fabric, Layer, Nack, Retry, Subscription};
 use fabric_memory::{Memory, MemoryConfig};
+use harness::without::without;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -295,5 +301,58 @@ async fn the_order_survives_retries_behind_batches() {
     }
     for n in 0..100 {
         assert_eq!(next(&mut plain).await.text().unwrap(), n.to_string());
+    }
+}
+
+/// What a layer needs of the stack below it.
+fn needs() -> Vec<(&'static str, Box<dyn Layer>, &'static [Ability])> {
+    struct Nothing;
+    impl Hooks for Nothing {}
+    let lease: &[Ability] = &[Ability::Lease];
+    vec![
+        ("timeout", Box::new(Timeout::new(SECOND)), &[]),
+        ("retry", Box::new(retry()), &[]),
+        ("pipelined retry", Box::new(retry().pipelined()), &[]),
+        ("limit", Box::new(Limit::new().rate(10.0).in_flight(7)), &[]),
+        ("circuit breaker", Box::new(CircuitBreaker::new()), &[]),
+        ("batching", Box::new(Batching::new()), &[]),
+        ("hooks", Box::new(hooks(Nothing)), &[]),
+        ("metrics", Box::new(Metrics::new()), &[]),
+        ("tracing", Box::new(Tracing::new()), &[]),
+        ("recorder", Box::new(Recorder::new()), &[]),
+        ("no faults", Box::new(Faults::seeded(1)), &[]),
+        ("refused publishes", Box::new(Faults::seeded(1).refuse(0.0).reorder(0.5)), &[]),
+        ("lost acks", Box::new(Faults::seeded(1).lose_acks(0.5)), lease),
+        ("lost deliveries", Box::new(Faults::seeded(1).drop_deliveries(0.5)), lease),
+    ]
+}
+
+/// One ability after the other is taken away: a layer that needs it refuses when it is added, naming
+/// it and the backend, and every other layer is added and lets publishes through.
+#[tokio::test(start_paused = true)]
+async fn a_layer_refuses_a_stack_on_which_it_cannot_do_its_work() {
+    for (name, layer, needs) in needs() {
+        for &ability in Ability::ALL {
+            let below = fabric().layer(without(vec![ability])).unwrap();
+            let lacks = |needed: &Ability| !below.capabilities().can(*needed);
+            // Where there are no groups nothing of theirs can be lost.
+            let spared = !below.capabilities().can(Ability::Groups);
+            let missing = needs.iter().find(|needed| lacks(needed) && !spared);
+            let added = below.clone().layer(|inner| layer.layer(inner));
+            match (missing, added) {
+                (None, Ok(fabric)) => {
+                    fabric.publish(event(1)).await.unwrap();
+                    assert!(!fabric.capabilities().can(ability), "{name} claims {ability}");
+                }
+                (Some(missing), Err(error)) => {
+                    assert_eq!(error.kind(), ErrorKind::Unsupported);
+                    let text = error.to_string();
+                    assert!(text.contains(missing.as_str()) && text.contains("memory"), "{text}");
+                }
+                (missing, added) => {
+                    panic!("{name} without {ability}: needs {missing:?}, {:?}", added.err());
+                }
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod batches;
 pub mod care;
+pub mod consumers;
 pub mod dead_letters;
 pub mod definitions;
 pub mod faults;
@@ -25,4 +26,5 @@ pub mod requests;
 pub mod round_trip;
 pub mod settlement;
 pub mod starts;
+pub mod telemetry;
 pub mod timing;

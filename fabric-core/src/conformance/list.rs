@@ -66,8 +66,12 @@ macro_rules! __conformance_list {
             "O1a" order::a_group_keeps_the_order_of_a_topic [Groups OrderTopic] [];
             "O1b" order::a_subscription_keeps_the_order_of_a_topic [FanOut OrderTopic] [];
             "O1c" order::each_publisher_keeps_its_own_order [Groups OrderTopic] [];
+            "O2a" consumers::handlers_keep_the_order_of_each_key [Groups OrderKey] [];
             "O2b" order::a_member_gets_each_key_in_order [Groups OrderKey] [];
             "O2c" order::keys_keep_their_order_across_members [Groups OrderKeyAcrossMembers] [];
+            "O2d" consumers::handlers_of_several_members_keep_the_order_of_each_key
+                [Groups OrderKeyAcrossMembers] [];
+            "O3" consumers::a_failed_event_holds_back_its_own_key_alone [Groups OrderKey] [];
             "O4" order::order_survives_a_broken_link [Groups OrderTopic] [Fault];
             "O5" order::pipelined_events_lie_in_the_order_of_their_submits [FanOut OrderTopic] [];
 
@@ -94,8 +98,11 @@ macro_rules! __conformance_list {
             "L1b" lifecycle::many_close_a_fabric_at_once [FanOut Groups] [];
             "L1c" lifecycle::closing_waits_for_acks [Groups] [];
             "L1e" faults::closing_without_a_broker_keeps_its_deadline [FanOut] [Broker];
+            "L2" consumers::a_drain_finishes_what_runs_and_nothing_else [Groups] [];
+            "L3" consumers::a_forced_stop_settles_nothing [Groups Lease] [];
             "L4" lifecycle::a_dropped_receive_loses_nothing [FanOut] [];
-            "L5" lifecycle::the_prefetch_bound_holds [Groups Prefetch] [];
+            "L5a" lifecycle::the_prefetch_bound_holds [Groups Prefetch] [];
+            "L5b" consumers::concurrency_changes_while_a_consumer_runs [Groups Prefetch] [];
             "L6" lifecycle::opening_and_closing_loses_nothing [Groups Persist] [];
             "L7" lifecycle::a_leaving_member_gives_back_at_once [Groups] [];
             "L8" lifecycle::a_closed_fabric_answers_closed [FanOut] [];
@@ -119,6 +126,14 @@ macro_rules! __conformance_list {
             "F10" nemesis::a_mix_of_faults_loses_nothing
                 [Groups Persist Durable Confirm] [Broker Fault Children];
 
+            "M1" consumers::tries_are_bounded_caught_and_made_again [Groups] [];
+            "M2a" consumers::an_event_stays_until_its_dead_letter_is_kept
+                [Groups Lease DeadLetters FanOut] [];
+            "M2b" consumers::a_death_between_letter_and_ack_loses_neither
+                [Groups Lease DeadLetters FanOut] [];
+            "M3a" consumers::all_outputs_are_kept_or_the_input_is_tried_again [Groups] [];
+            "M3b" consumers::outputs_are_confirmed_before_the_input_is_acked [Groups Lease] [];
+            "M4" consumers::a_kill_switch_pauses_and_a_probe_closes_it [Groups] [];
             "M5a" requests::each_answer_reaches_its_caller [RequestReply] [];
             "M5b" requests::a_responders_failure_reaches_the_caller [RequestReply] [];
             "M5c" requests::a_late_answer_is_dropped [RequestReply] [];
@@ -134,6 +149,8 @@ macro_rules! __conformance_list {
             "M6d" timing::a_delayed_event_survives_a_restart [Groups Delay Durable] [Broker];
             "M6e" timing::a_delay_beyond_the_time_to_live_delivers_nothing [FanOut Ttl Delay] [];
             "M6f" timing::history_keeps_the_dead_buried [FanOut Persist StartAll Ttl] [];
+
+            "M8" telemetry::telemetry_says_what_happened [Groups Nack DeadLetters] [];
 
             "T1" patterns::a_star_is_exactly_one_level [FanOut] [];
             "T2" patterns::a_hash_is_any_number_of_levels [FanOut] [];
@@ -262,6 +279,7 @@ mod tests {
     const SOURCES: &[&str] = &[
         include_str!("cases/batches.rs"),
         include_str!("cases/care.rs"),
+        include_str!("cases/consumers.rs"),
         include_str!("cases/dead_letters.rs"),
         include_str!("cases/definitions.rs"),
         include_str!("cases/faults.rs"),
@@ -278,6 +296,7 @@ mod tests {
         include_str!("cases/round_trip.rs"),
         include_str!("cases/settlement.rs"),
         include_str!("cases/starts.rs"),
+        include_str!("cases/telemetry.rs"),
         include_str!("cases/timing.rs"),
     ];
 

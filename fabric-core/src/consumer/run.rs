@@ -90,8 +90,8 @@ pub(crate) struct Engine<S> {
     pub(crate) counters: Counters,
     pub(crate) events: EventSender,
     pub(crate) ended: Mutex<Option<Error>>,
-    /// One for each worker: which handler it polls, for the watch on blocked threads.
-    pub(crate) busy: Vec<Busy>,
+    /// How many workers there are that will take more work.
+    alive: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -106,12 +106,32 @@ pub(crate) struct Counters {
     pub(crate) blocked: AtomicU64,
 }
 
-/// Odd while a handler is being polled.
+/// What one worker polls, for the watch on blocked threads.
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
-    pub(crate) polls: AtomicU64,
-    /// Which of the plan's routes; one beyond them is the fallback.
-    pub(crate) route: AtomicUsize,
+    /// Odd while a handler is being polled.
+    polls: AtomicU64,
+    /// Which of the plan's routes; one beyond them is the fallback, [`BATCH`] the batch handler.
+    route: AtomicUsize,
+}
+
+const BATCH: usize = usize::MAX;
+
+impl Busy {
+    /// The poll that goes on, if one does: its number and its route.
+    pub(crate) fn poll(&self) -> Option<(u64, usize)> {
+        let polls = self.polls.load(Ordering::Relaxed);
+        (polls % 2 == 1).then(|| (polls, self.route.load(Ordering::Relaxed)))
+    }
+
+    fn enter(&self, route: usize) {
+        self.route.store(route, Ordering::Relaxed);
+        self.polls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// How a try ended.
@@ -130,7 +150,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
         shared: Arc<Shared<S>>,
         subscription: Subscription,
         events: EventSender,
-        workers: usize,
     ) -> Self {
         Self {
             plan,
@@ -141,7 +160,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             counters: Counters::default(),
             events,
             ended: Mutex::default(),
-            busy: (0..workers).map(|_| Busy::default()).collect(),
+            alive: AtomicUsize::new(0),
         }
     }
 
@@ -153,11 +172,37 @@ impl<S: Send + Sync + 'static> Engine<S> {
         self.events.send(ConsumerEvent::Trouble { error: Error::new(ErrorKind::Backend, text) });
     }
 
-    /// Works until the consumer drains, shrinks below this worker or its subscription ends.
-    pub(crate) async fn work(self: Arc<Self>, index: usize, mut control: watch::Receiver<Control>) {
+    /// What a handler is called in warnings.
+    pub(crate) fn name_of(&self, route: usize) -> &'static str {
+        match (&self.plan.batch, self.plan.routes.get(route)) {
+            (Some(batch), _) if route == BATCH => batch.handler.name(),
+            (_, Some(route)) => route.handler.name(),
+            _ => "the fallback handler",
+        }
+    }
+
+    /// Whether a worker ends because there are more than are wanted.
+    fn retires(&self, wanted: usize) -> bool {
+        let fewer = |alive: usize| (alive > wanted).then(|| alive - 1);
+        self.alive.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok()
+    }
+
+    /// Works until the consumer drains, has too many workers or its subscription ends.
+    pub(crate) async fn work(
+        self: Arc<Self>,
+        busy: Arc<Busy>,
+        mut control: watch::Receiver<Control>,
+    ) {
+        self.alive.fetch_add(1, Ordering::SeqCst);
+        let alive = Decrement(&self.alive);
         loop {
             let now = *control.borrow_and_update();
-            if now.phase != Phase::Running || index >= now.concurrency {
+            if now.phase != Phase::Running {
+                return;
+            }
+            if self.retires(now.concurrency) {
+                // It does not count any more.
+                std::mem::forget(alive);
                 return;
             }
             if now.paused {
@@ -181,7 +226,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
                     Some(None) => return,
                     Some(Some(first)) => {
                         let deliveries = self.gather(batch, first).await;
-                        self.run_batch(index, batch, deliveries).await;
+                        self.run_batch(&busy, batch, deliveries).await;
                     }
                 }
                 continue;
@@ -197,7 +242,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             match received {
                 None => {}
                 Some(None) => return,
-                Some(Some(delivery)) => self.run(index, delivery, &mut control).await,
+                Some(Some(delivery)) => self.run(&busy, delivery, &mut control).await,
             }
         }
     }
@@ -260,7 +305,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     /// Handles a batch: each event is settled by its own verdict.
-    async fn run_batch(&self, index: usize, batch: &BatchRoute<S>, deliveries: Vec<Delivery>) {
+    async fn run_batch(&self, busy: &Busy, batch: &BatchRoute<S>, deliveries: Vec<Delivery>) {
         self.counters.running.fetch_add(1, Ordering::Relaxed);
         let _running = Decrement(&self.counters.running);
         let (mut ours, mut others) = (Vec::new(), Vec::new());
@@ -284,7 +329,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             Ok(future) => {
                 let works = Delivery::begin_works(&ours);
                 let future = if works.is_empty() { future } else { Box::pin(works.run(future)) };
-                self.wait_for_batch(index, batch, future, &leases).await
+                self.wait_for_batch(busy, batch, future, &leases).await
             }
         };
         let read = faults.iter().filter(|fault| fault.is_none()).count();
@@ -364,14 +409,13 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// Waits for a batch handler, its time bounded, its panic caught, all leases kept alive.
     async fn wait_for_batch(
         &self,
-        index: usize,
+        busy: &Busy,
         batch: &BatchRoute<S>,
         future: super::batch::BatchTry,
         leases: &[crate::delivery::Lease],
     ) -> HandlerResult<Option<Vec<Verdict>>> {
-        let busy = &self.busy[index % self.busy.len()];
         let name = batch.handler.name();
-        let mut guarded = Guarded { future, busy, route: 0, name };
+        let mut guarded = Guarded { future, busy, route: BATCH, name };
         let deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let wake = Instant::now() + self.plan.ack_wait / 3;
@@ -445,17 +489,39 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     /// Works on an event, and under order by key on those that came behind it meanwhile.
-    async fn run(&self, index: usize, delivery: Delivery, control: &mut watch::Receiver<Control>) {
+    async fn run(&self, busy: &Busy, delivery: Delivery, control: &mut watch::Receiver<Control>) {
         let key: Option<Arc<str>> =
             if self.plan.ordered { delivery.key().map(Arc::from) } else { None };
         self.counters.running.fetch_add(1, Ordering::Relaxed);
         let _running = Decrement(&self.counters.running);
-        let Some(key) = key else { return self.process(index, delivery, control).await };
+        let Some(key) = key else { return self.process(busy, delivery, control).await };
         let mut lane = Lane { engine: self, key: Some(key) };
         let mut next = Some(delivery);
+        let mut _pass = Pass::FREE;
         while let Some(delivery) = next.take() {
-            self.process(index, delivery, control).await;
+            self.process(busy, delivery, control).await;
+            if lane.is_waiting() {
+                match self.leave_for_next(control).await {
+                    Some(pass) => _pass = pass,
+                    None => return,
+                }
+            }
             next = lane.next(control.borrow().phase == Phase::Running);
+        }
+    }
+
+    /// Leave to go on with a lane; `None` where the consumer ends.
+    async fn leave_for_next(&self, control: &mut watch::Receiver<Control>) -> Option<Pass<'_>> {
+        loop {
+            let now = *control.borrow_and_update();
+            if now.phase != Phase::Running {
+                return None;
+            }
+            if now.paused {
+                control.changed().await.ok()?;
+            } else if let Some(pass) = self.admitted(control).await {
+                return Some(pass);
+            }
         }
     }
 
@@ -473,7 +539,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     async fn process(
         &self,
-        index: usize,
+        busy: &Busy,
         delivery: Delivery,
         control: &mut watch::Receiver<Control>,
     ) {
@@ -482,7 +548,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             return;
         }
         let Some(dedup) = &self.plan.dedup else {
-            self.try_until_settled(index, delivery, control).await;
+            self.try_until_settled(busy, delivery, control).await;
             return;
         };
         let key = (dedup.key)(&delivery);
@@ -508,14 +574,14 @@ impl<S: Send + Sync + 'static> Engine<S> {
             }
         }
         let mut claim = ClaimGuard { dedup, key: Some(key) };
-        let handled = self.try_until_settled(index, delivery, control).await;
+        let handled = self.try_until_settled(busy, delivery, control).await;
         claim.finish(handled).await;
     }
 
     /// Tries until the event is settled one way or the other; whether its handler succeeded.
     async fn try_until_settled(
         &self,
-        index: usize,
+        busy: &Busy,
         delivery: Delivery,
         control: &mut watch::Receiver<Control>,
     ) -> bool {
@@ -530,7 +596,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             tries += 1;
             let attempt =
                 (delivery.attempt().max(1) - 1).saturating_add(before).saturating_add(tries);
-            let outcome = match self.attempt(index, route, handler, &delivery, attempt).await {
+            let outcome = match self.attempt(busy, route, handler, &delivery, attempt).await {
                 Outcome::Done(outputs) => match self.publish(outputs, &delivery).await {
                     Ok(()) => {
                         self.note(true);
@@ -633,7 +699,8 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
-    /// Holds an event while it waits for its next try; `false` where the consumer ends meanwhile.
+    /// Holds an event while it waits for its next try, and while its consumer is paused; `false`
+    /// where the consumer ends meanwhile.
     async fn hold(
         &self,
         delivery: &Delivery,
@@ -645,13 +712,17 @@ impl<S: Send + Sync + 'static> Engine<S> {
         let extend = self.plan.ack_wait / 3;
         let mut control = control.clone();
         loop {
-            if control.borrow_and_update().phase != Phase::Running {
-                return false;
+            let Control { phase, paused, .. } = *control.borrow_and_update();
+            let now = Instant::now();
+            match (phase, now >= until) {
+                (Phase::Running, true) if !paused => return true,
+                (Phase::Running, _) => {}
+                (Phase::Draining | Phase::Stopping, _) => return false,
             }
-            let wake = until.min(Instant::now() + extend);
+            let wake = if now < until { until.min(now + extend) } else { now + extend };
             let changed = pin!(control.changed());
             match select(pin!(sleep_until(wake)), changed).await {
-                Either::Left(_) if wake == until => return true,
+                Either::Left(_) if wake == until => {}
                 Either::Left(_) => {
                     if lease.extend().await.is_err() {
                         return true;
@@ -666,7 +737,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// One try: decoded, bounded in time, its panic caught, its lease kept alive.
     async fn attempt(
         &self,
-        index: usize,
+        busy: &Busy,
         route: usize,
         handler: &Arc<dyn Handle<S>>,
         delivery: &Delivery,
@@ -680,7 +751,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
             Err(panic) => return Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
         };
         let future = in_sight(delivery.begin_work(), future);
-        let busy = &self.busy[index % self.busy.len()];
         let mut guarded = Guarded { future, busy, route, name: handler.name() };
         // Most handlers are done at once or after one wait: no timer is made before the first.
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut guarded).poll(cx))).await;
@@ -888,17 +958,6 @@ impl<R> Future for Guarded<'_, R> {
     }
 }
 
-impl Busy {
-    fn enter(&self, route: usize) {
-        self.route.store(route, Ordering::Relaxed);
-        self.polls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn leave(&self) {
-        self.polls.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 struct Decrement<'a>(&'a AtomicUsize);
 
 impl Drop for Decrement<'_> {
@@ -914,6 +973,13 @@ struct Lane<'a, S> {
 }
 
 impl<S> Lane<'_, S> {
+    /// Whether an event of the key waits.
+    fn is_waiting(&self) -> bool {
+        let Some(key) = &self.key else { return false };
+        let lanes = self.engine.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.get(key).is_some_and(|lane| !lane.is_empty())
+    }
+
     /// The next event of the key; the lane ends where there is none or work is over.
     fn next(&mut self, running: bool) -> Option<Delivery> {
         let key = self.key.clone()?;

@@ -4,18 +4,18 @@
 /// Source: OpenTelemetry semantic conventions for messaging, 1.44. NATS, Redis, ZeroMQ, UCX and
 /// memory have none of their own there; theirs are the words of their clients.
 #[derive(Clone, Debug)]
-pub(super) struct System {
-    pub(super) name: String,
-    pub(super) send: &'static str,
-    pub(super) process: &'static str,
-    pub(super) ack: &'static str,
-    pub(super) nack: &'static str,
-    pub(super) reject: &'static str,
+pub(crate) struct System {
+    pub(crate) name: String,
+    pub(crate) send: &'static str,
+    pub(crate) process: &'static str,
+    pub(crate) ack: &'static str,
+    pub(crate) nack: &'static str,
+    pub(crate) reject: &'static str,
 }
 
 impl System {
     /// The system that a backend of this name talks to.
-    pub(super) fn of(backend: &str) -> Self {
+    pub(crate) fn of(backend: &str) -> Self {
         let (name, [send, process, ack, nack, reject]) = match backend {
             "amqp" | "rabbitmq" => ("rabbitmq", ["publish", "consume", "ack", "nack", "reject"]),
             "kafka" => ("kafka", ["send", "process", "commit", "commit", "commit"]),

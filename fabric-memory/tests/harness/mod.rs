@@ -1,5 +1,8 @@
 //! What memory brings to the conformance suite: clients of one instance, on virtual time.
 
+#[allow(dead_code, reason = "each test takes what it needs")]
+pub(crate) mod without;
+
 use std::time::Duration;
 
 use fabric_core::conformance::{Case, Harness, Timing, Tool};

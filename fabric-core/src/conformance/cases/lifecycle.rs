@@ -123,7 +123,7 @@ pub async fn a_dropped_receive_loses_nothing(t: &Trial) -> Verdict {
     t.check("plain").exactly().map(drop)
 }
 
-/// L5: a member never holds more than its prefetch bound, and gets more as it settles.
+/// L5a: a member never holds more than its prefetch bound, and gets more as it settles.
 pub async fn the_prefetch_bound_holds(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("bound"), t.group("g"));
     let join = t.fabric().subscribe(&topic).group(&group).prefetch(16);

@@ -154,7 +154,7 @@ pub async fn pipelined_events_lie_in_the_order_of_their_submits(t: &Trial) -> Ve
 }
 
 /// Sixteen keys, four publishers with four keys each, a hundred events per publisher.
-async fn send_by_key(t: &Trial, topic: &crate::Topic) -> Verdict {
+pub(super) async fn send_by_key(t: &Trial, topic: &crate::Topic) -> Verdict {
     let publishers = (0..4).map(|p| {
         let mut publisher = t.publisher(t.fabric(), &format!("p{p}"));
         async move {
