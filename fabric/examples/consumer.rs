@@ -1,7 +1,7 @@
 //! A service of handlers: typed events, retries, dead letters, outputs, and a graceful end.
 //!
 //! ```text
-//! cargo run -p fabric --example consumer
+//! cargo run -p fabric --example consumer [URL]        memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -72,7 +72,8 @@ fn bakery(fabric: &Fabric, oven: Oven) -> ConsumerBuilder<Oven> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
     let mut ready = fabric.subscribe(Ready::PATTERN).await?;
 
     // A program of its own would say `bakery(..).run_until(fabric::shutdown_signal()).await`.

@@ -1,7 +1,7 @@
 //! A durable group: each event to one member, and to another if that one does not settle it.
 //!
 //! ```text
-//! cargo run -p fabric --example consumer_group
+//! cargo run -p fabric --example consumer_group [URL]  memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -13,7 +13,8 @@ use fabric::{ErrorKind, Event, Fabric, Nack, Result, Subscription};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
 
     // The first member makes the group. From then on it keeps events, also while nobody is there.
     let mut ann = join(&fabric).await?;

@@ -1,7 +1,7 @@
 //! Dead letters: what was rejected or tried too often is kept, with the reason.
 //!
 //! ```text
-//! cargo run -p fabric --example dead_letter
+//! cargo run -p fabric --example dead_letter [URL]     memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -13,7 +13,8 @@ use futures_util::StreamExt as _;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
     let mut notices = fabric.notices();
     let mut payments = fabric.subscribe("payments.*").group("billing").max_deliver(3).await?;
     for (id, text) in [("p-1", "20 EUR"), ("p-2", "minus two"), ("p-3", "30 EUR")] {

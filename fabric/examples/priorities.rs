@@ -1,7 +1,7 @@
 //! Priorities: where a queue holds several events, the more urgent comes first.
 //!
 //! ```text
-//! cargo run -p fabric --example priorities
+//! cargo run -p fabric --example priorities [URL]      memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -12,7 +12,8 @@ use fabric::{Event, GroupDefinition, IntoPatterns as _, Priority, Result};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
     // The group keeps what comes before its first member does.
     let definition = GroupDefinition::new("alarms.*".into_patterns()?);
     fabric.groups()?.define("guards", definition).await?;

@@ -1,7 +1,7 @@
 //! Publish and subscribe: patterns, and a copy of each event for each subscriber.
 //!
 //! ```text
-//! cargo run -p fabric --example pub_sub
+//! cargo run -p fabric --example pub_sub [URL]         memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -12,7 +12,8 @@ use fabric::{Event, Fabric, Result, Subscription};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric: Fabric = fabric::connect("memory://").source("shop").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric: Fabric = fabric::connect(&url).source("shop").await?;
 
     // A subscription is there once `subscribe` returns: what is published afterwards arrives.
     let mut orders = fabric.subscribe("orders.*").await?;

@@ -1,7 +1,7 @@
 //! History: what is kept can be read once more, as a whole or from a place or a time on.
 //!
 //! ```text
-//! cargo run -p fabric --example replay
+//! cargo run -p fabric --example replay [URL]          memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -12,7 +12,8 @@ use fabric::{Cursor, Event, Fabric, Position, Result, Start, Timestamp};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
     let mut receipts = Vec::new();
     for n in 1..=6 {
         receipts.push(deposit(&fabric, n * 10).await?);

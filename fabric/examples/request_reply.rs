@@ -1,7 +1,7 @@
 //! Requests: one responder answers, and a failure is told from a silence.
 //!
 //! ```text
-//! cargo run -p fabric --example request_reply
+//! cargo run -p fabric --example request_reply [URL]   memory:// unless given
 //! ```
 
 #![expect(clippy::print_stdout, reason = "an example talks to a person")]
@@ -26,7 +26,8 @@ struct Quote {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let fabric = fabric::connect("memory://").await?;
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory://".to_owned());
+    let fabric = fabric::connect(&url).await?;
 
     // Nobody is there yet, and the caller learns it at once instead of after the timeout.
     let error = ask(&fabric, "ACME").await.expect_err("there is no responder");
