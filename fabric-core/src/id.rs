@@ -41,6 +41,9 @@ impl EventId {
     /// `InvalidEvent` if it is empty, longer than [`MAX_ID_LEN`] bytes or holds a control character.
     pub fn new(text: impl AsRef<str>) -> Result<Self> {
         let text = text.as_ref();
+        if let Some(id) = Self::from_uuid_text(text) {
+            return Ok(id);
+        }
         if text.is_empty() {
             return Err(Error::new(ErrorKind::InvalidEvent, "an event id is not empty"));
         }
@@ -57,7 +60,7 @@ impl EventId {
                 format!("the event id {text:?} holds the control character {c:?} at byte {at}"),
             ));
         }
-        Ok(Self::from_text(text))
+        Ok(Self(Repr::Text(Arc::new(text.into()))))
     }
 
     /// A new UUIDv7, unique on its own and in order within a thread.
@@ -99,15 +102,16 @@ impl EventId {
     }
 
     pub(crate) fn from_text(text: &str) -> Self {
-        if text.len() == 36
-            && let Ok(uuid) = Uuid::try_parse(text)
-            && let (high, low) = uuid.as_u64_pair()
-            && let Some(low) = NonZeroU64::new(low)
-            && !text.bytes().any(|byte| byte.is_ascii_uppercase())
-        {
-            return Self(Repr::Uuid(high, low));
+        Self::from_uuid_text(text).unwrap_or_else(|| Self(Repr::Text(Arc::new(text.into()))))
+    }
+
+    /// The id, if it is a UUID as it is written here.
+    fn from_uuid_text(text: &str) -> Option<Self> {
+        if text.len() != 36 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
         }
-        Self(Repr::Text(Arc::new(text.into())))
+        let (high, low) = Uuid::try_parse(text).ok()?.as_u64_pair();
+        Some(Self(Repr::Uuid(high, NonZeroU64::new(low)?)))
     }
 
     /// What an event carries until it is stamped.

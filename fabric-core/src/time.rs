@@ -1,5 +1,7 @@
 //! One clock: wall-clock timestamps that follow tokio's clock, so that paused tests are exact.
 
+mod rfc3339;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -80,57 +82,6 @@ impl Timestamp {
     }
 }
 
-impl Timestamp {
-    /// Writes RFC 3339 with as many digits of a second as it takes, by hand: half the time of the
-    /// library's way. Times before 1970 are refused.
-    pub(crate) fn write_rfc3339(self, out: &mut impl fmt::Write) -> fmt::Result {
-        let nanos = u64::try_from(self.0).map_err(|_| fmt::Error)?;
-        let (seconds, nanos) = (nanos / 1_000_000_000, (nanos % 1_000_000_000) as u32);
-        let (days, second) = (seconds / 86_400, (seconds % 86_400) as u32);
-        let (year, month, day) = civil(days);
-        let mut text = *b"0000-00-00T00:00:00.000000000Z";
-        digits(&mut text[..4], year);
-        digits(&mut text[5..7], month);
-        digits(&mut text[8..10], day);
-        digits(&mut text[11..13], second / 3600);
-        digits(&mut text[14..16], second / 60 % 60);
-        digits(&mut text[17..19], second % 60);
-        digits(&mut text[20..29], nanos);
-        let mut end = 29;
-        while text[end - 1] == b'0' {
-            end -= 1;
-        }
-        // No digits, no point.
-        if end == 20 {
-            end = 19;
-        }
-        text[end] = b'Z';
-        out.write_str(std::str::from_utf8(&text[..=end]).map_err(|_| fmt::Error)?)
-    }
-}
-
-/// Writes `number` in decimal, right-aligned in what is all digits.
-fn digits(text: &mut [u8], mut number: u32) {
-    for digit in text.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-}
-
-/// Year, month and day of a day since 1970. Source: H. Hinnant, chrono-compatible low-level date
-/// algorithms, `civil_from_days`.
-fn civil(days: u64) -> (u32, u32, u32) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, (days % 146_097) as u32);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era as u32 * 400 + u32::from(month <= 2);
-    (year, month, day)
-}
-
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let epoch = Self(0);
@@ -168,6 +119,9 @@ impl FromStr for Timestamp {
 
     /// Reads RFC 3339 with any offset.
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(time) = Self::read_usual(text) {
+            return Ok(time);
+        }
         let refuse = |why: String| {
             Error::new(
                 ErrorKind::InvalidEvent,

@@ -18,6 +18,13 @@ pub(crate) struct ReadFields {
     pub(crate) time: Option<Timestamp>,
     pub(crate) source: Option<Arc<str>>,
     pub(crate) event_type: Option<Arc<str>>,
+    /// Behind a pointer, since most events have none of them and all are moved.
+    pub(crate) rare: Option<Box<RareFields>>,
+}
+
+/// The fields that few events have.
+#[derive(Debug, Default)]
+pub(crate) struct RareFields {
     pub(crate) version: Option<u32>,
     pub(crate) correlation_id: Option<EventId>,
     pub(crate) causation_id: Option<EventId>,
@@ -37,42 +44,53 @@ pub(crate) struct ReadFields {
 pub(crate) struct LastRead(Option<Arc<Extra>>);
 
 impl ReadFields {
-    /// The event. What is missing is made up: an id, the time of reading.
-    pub(crate) fn into_event(self, topic: Topic, payload: Payload, last: &mut LastRead) -> Event {
-        let time = self.time.unwrap_or_else(Timestamp::now);
-        let id = self.id.clone().unwrap_or_else(|| EventId::generate_at(time));
-        let extra = Some(self.into_extra(&topic, time, last));
-        Event { id, time, topic, payload, extra }
+    /// The fields that few events have; from now on this one has them.
+    pub(crate) fn rare(&mut self) -> &mut RareFields {
+        self.rare.get_or_insert_default()
     }
 
-    fn into_extra(self, topic: &Topic, time: Timestamp, last: &mut LastRead) -> Arc<Extra> {
-        let event_type = self.event_type.filter(|text| **text != *topic.as_str());
-        let content_type = self.content_type.filter(|text| **text != *DEFAULT_CONTENT_TYPE);
-        let usual = self.version.is_none()
-            && self.correlation_id.is_none()
-            && self.causation_id.is_none()
-            && self.trace.is_none()
-            && self.priority.is_none()
-            && self.expires.is_none()
-            && self.due.is_none()
-            && self.key.is_none()
-            && content_type.is_none()
-            && self.headers.is_empty()
-            && self.extensions.size() == 0
-            && self.dead_letter.is_none();
-        if usual
-            && let Some(last) = &last.0
-            && last.source == self.source
+    /// The event. What is missing is made up: an id, the time of reading.
+    pub(crate) fn into_event(self, topic: Topic, payload: Payload, last: &mut LastRead) -> Event {
+        let Self { id, time, source, event_type, rare } = self;
+        let time = time.unwrap_or_else(Timestamp::now);
+        let id = id.unwrap_or_else(|| EventId::generate_at(time));
+        let event_type = event_type.filter(|text| **text != *topic.as_str());
+        let extra = match rare {
+            None => last.like(source, event_type),
+            Some(rare) => Arc::new(rare.into_extra(source, event_type, time)),
+        };
+        Event { id, time, topic, payload, extra: Some(extra) }
+    }
+}
+
+impl LastRead {
+    /// What an event has that has nothing but these.
+    fn like(&mut self, source: Option<Arc<str>>, event_type: Option<Arc<str>>) -> Arc<Extra> {
+        if let Some(last) = &self.0
+            && last.source == source
             && last.event_type.as_deref() == event_type.as_deref()
         {
             return Arc::clone(last);
         }
+        let extra = RareFields::default().into_extra(source, event_type, Timestamp::MIN);
+        Arc::clone(self.0.insert(Arc::new(extra)))
+    }
+}
+
+impl RareFields {
+    fn into_extra(
+        self,
+        source: Option<Arc<str>>,
+        event_type: Option<Arc<str>>,
+        time: Timestamp,
+    ) -> Extra {
+        let content_type = self.content_type.filter(|text| **text != *DEFAULT_CONTENT_TYPE);
         let ttl = |expires: Timestamp| {
             // What had expired at birth is not refused: it is over at once.
             expires.saturating_since(time).max(Duration::from_nanos(1))
         };
-        let extra = Arc::new(Extra {
-            source: self.source,
+        Extra {
+            source,
             event_type: event_type.map(Text::Shared),
             version: self.version.unwrap_or(1),
             correlation_id: self.correlation_id,
@@ -86,10 +104,6 @@ impl ReadFields {
             headers: self.headers,
             extensions: self.extensions,
             dead_letter: self.dead_letter.map(Arc::new),
-        });
-        if usual {
-            last.0 = Some(Arc::clone(&extra));
         }
-        extra
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::name::Known;
 use super::style::Style;
 use crate::dead_letter::{DeadLetter, DeadLetterReason};
-use crate::event::{Event, LastRead, Priority, ReadFields, TraceContext, check_field};
+use crate::event::{
+    DEFAULT_CONTENT_TYPE, Event, LastRead, Priority, ReadFields, TraceContext, check_field,
+};
 use crate::group::Group;
 use crate::headers::is_reserved;
 use crate::id::EventId;
@@ -51,6 +53,14 @@ pub struct Reader {
 struct Draft {
     fields: ReadFields,
     spec: bool,
+    fault: Option<Error>,
+    /// Behind a pointer, since most events have none of it and all is moved.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few events bring beside their fields.
+#[derive(Debug, Default)]
+struct Rare {
     hop: Option<TraceContext>,
     origin_state: Option<String>,
     hop_state: Option<String>,
@@ -59,8 +69,6 @@ struct Draft {
     topic: Option<Topic>,
     sequence: Option<u64>,
     dead: Option<Dead>,
-    letter: Option<DeadLetter>,
-    fault: Option<Error>,
 }
 
 /// A dead letter's pairs so far.
@@ -102,17 +110,21 @@ impl Reader {
     #[must_use]
     pub fn finish(&mut self, topic: &Topic, payload: impl Into<Payload>) -> Received {
         let mut draft = std::mem::take(&mut self.draft);
-        draft.settle_traces();
-        draft.settle_letter();
-        let topic = draft.topic.take().unwrap_or_else(|| topic.clone());
-        let payload = payload.into();
-        if draft.is_structured() {
-            return self.structured(draft, topic, payload);
+        let mut rare = draft.rare.take();
+        if let Some(rare) = &mut rare {
+            draft.settle_traces(rare);
+            draft.settle_letter(rare);
         }
-        let fault = draft.fault.take().or_else(|| draft.missing(self.style));
-        draft.fields.dead_letter = draft.letter.take();
-        let event = draft.fields.into_event(topic, payload, &mut self.last);
-        let (attempt, to, sequence) = (draft.attempt, draft.to, draft.sequence);
+        let rare = rare.map_or_else(Rare::default, |rare| *rare);
+        let (attempt, to, sequence) = (rare.attempt, rare.to, rare.sequence);
+        let topic = rare.topic.unwrap_or_else(|| topic.clone());
+        let payload = payload.into();
+        let (event, fault) = if draft.is_structured() {
+            self.structured(draft, topic, payload)
+        } else {
+            let fault = draft.fault.take().or_else(|| draft.missing(self.style));
+            (draft.fields.into_event(topic, payload, &mut self.last), fault)
+        };
         Received { event, fault, attempt, to, sequence }
     }
 
@@ -147,18 +159,20 @@ impl Reader {
             }
             _ if name.eq_ignore_ascii_case("traceparent") => {
                 // Somebody else's broken trace is no reason to refuse an event.
-                self.draft.hop = TraceContext::new(&text()?).ok();
+                let hop = TraceContext::new(&text()?).ok();
+                self.draft.rare().hop = hop;
                 Ok(())
             }
             _ if name.eq_ignore_ascii_case("tracestate") => {
-                self.draft.hop_state = Some(text()?.into_owned());
+                let state = text()?.into_owned();
+                self.draft.rare().hop_state = Some(state);
                 Ok(())
             }
             _ if starts(name, "fabric-") => Err(later(name)),
             _ if is_reserved(name) => Ok(()),
             _ => {
                 let Ok(text) = text() else { return Ok(()) };
-                match self.draft.fields.headers.insert(name, &text) {
+                match self.draft.fields.rare().headers.insert(name, &text) {
                     Err(error) if error.kind() == ErrorKind::TooLarge => Err(error),
                     _ => Ok(()),
                 }
@@ -180,56 +194,71 @@ impl Reader {
             "type" => fields.event_type = Some(interned(&mut self.last_type, "event type", value)?),
             "time" => fields.time = Some(value.parse()?),
             "subject" => {}
+            "datacontenttype" if value == DEFAULT_CONTENT_TYPE => {
+                if let Some(rare) = &mut fields.rare {
+                    rare.content_type = None;
+                }
+            }
             "datacontenttype" => {
                 check_field("content type", value)?;
-                fields.content_type = Some(value.into());
+                fields.rare().content_type = Some(value.into());
             }
             "partitionkey" => {
                 check_field("key", value)?;
-                fields.key = Some(value.into());
+                fields.rare().key = Some(value.into());
             }
-            "correlationid" => fields.correlation_id = Some(EventId::new(value)?),
-            "causationid" => fields.causation_id = Some(EventId::new(value)?),
-            "expirytime" => fields.expires = Some(value.parse()?),
-            "priority" => fields.priority = priority(value)?,
-            "eventversion" => fields.version = Some(number(value)?).filter(|version| *version != 1),
-            "traceparent" => fields.trace = Some(TraceContext::new(value)?),
-            "tracestate" => self.draft.origin_state = Some(value.to_owned()),
-            _ => fields.extensions.insert(name, value)?,
+            "correlationid" => fields.rare().correlation_id = Some(EventId::new(value)?),
+            "causationid" => fields.rare().causation_id = Some(EventId::new(value)?),
+            "expirytime" => fields.rare().expires = Some(value.parse()?),
+            "priority" => fields.rare().priority = priority(value)?,
+            "eventversion" => {
+                fields.rare().version = Some(number(value)?).filter(|version| *version != 1)
+            }
+            "traceparent" => fields.rare().trace = Some(TraceContext::new(value)?),
+            "tracestate" => self.draft.rare().origin_state = Some(value.to_owned()),
+            _ => fields.rare().extensions.insert(name, value)?,
         }
         Ok(())
     }
 
     /// An event that lies in the payload as a whole, as one JSON object.
     #[cfg(feature = "json")]
-    fn structured(&mut self, mut draft: Draft, topic: Topic, payload: Payload) -> Received {
+    fn structured(
+        &mut self,
+        draft: Draft,
+        topic: Topic,
+        payload: Payload,
+    ) -> (Event, Option<Error>) {
         let read = payload.bytes().and_then(|json| crate::cloudevents::from_json_on(&topic, &json));
-        let (attempt, to, sequence) = (draft.attempt, draft.to.take(), draft.sequence);
-        match (draft.fault.take(), read) {
-            (None, Ok(event)) => Received { event, fault: None, attempt, to, sequence },
-            (Some(fault), Ok(event)) => {
-                Received { event, fault: Some(fault), attempt, to, sequence }
-            }
-            (fault, Err(error)) => {
+        match read {
+            Ok(event) => (event, draft.fault),
+            Err(error) => {
                 let event = draft.fields.into_event(topic, payload, &mut self.last);
-                Received { event, fault: fault.or(Some(error)), attempt, to, sequence }
+                (event, draft.fault.or(Some(error)))
             }
         }
     }
 
     #[cfg(not(feature = "json"))]
-    fn structured(&mut self, mut draft: Draft, topic: Topic, payload: Payload) -> Received {
-        let fault = draft.fault.take().or_else(|| {
+    fn structured(
+        &mut self,
+        draft: Draft,
+        topic: Topic,
+        payload: Payload,
+    ) -> (Event, Option<Error>) {
+        let fault = draft.fault.or_else(|| {
             let text = "this is an event in structured mode, which needs the feature `json`";
             Some(Error::new(ErrorKind::Codec, text))
         });
-        let (attempt, to, sequence) = (draft.attempt, draft.to.take(), draft.sequence);
-        let event = draft.fields.into_event(topic, payload, &mut self.last);
-        Received { event, fault, attempt, to, sequence }
+        (draft.fields.into_event(topic, payload, &mut self.last), fault)
     }
 }
 
 impl Draft {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
     fn own(&mut self, name: Known, value: &str) -> Result<()> {
         match name {
             Known::Version if value == "1" => {}
@@ -240,11 +269,11 @@ impl Draft {
                 );
                 return Err(Error::new(ErrorKind::Codec, text));
             }
-            Known::Attempt => self.attempt = Some(number(value)?),
-            Known::Due => self.fields.due = Some(value.parse()?),
-            Known::To => self.to = Some(Group::new(value)?),
-            Known::Topic => self.topic = Some(Topic::new(value)?),
-            Known::Sequence => self.sequence = Some(number(value)?),
+            Known::Attempt => self.rare().attempt = Some(number(value)?),
+            Known::Due => self.fields.rare().due = Some(value.parse()?),
+            Known::To => self.rare().to = Some(Group::new(value)?),
+            Known::Topic => self.rare().topic = Some(Topic::new(value)?),
+            Known::Sequence => self.rare().sequence = Some(number(value)?),
             Known::DeadGroup => self.dead().group = Some(Group::new(value)?),
             Known::DeadReason => {
                 let reason = DeadLetterReason::from_word(value);
@@ -267,32 +296,38 @@ impl Draft {
     }
 
     fn dead(&mut self) -> &mut Dead {
-        self.dead.get_or_insert_default()
+        self.rare().dead.get_or_insert_default()
     }
 
-    fn settle_letter(&mut self) {
-        let Some(dead) = self.dead.take() else { return };
-        self.letter = dead.letter();
-        if self.letter.is_none() {
+    fn settle_letter(&mut self, rare: &mut Rare) {
+        let Some(dead) = rare.dead.take() else { return };
+        let letter = dead.letter();
+        if letter.is_none() {
             let text = "this is half a dead letter: its group, reason, topic or time is missing";
             self.fault.get_or_insert_with(|| Error::new(ErrorKind::Codec, text));
         }
+        self.fields.rare().dead_letter = letter;
     }
 
     /// The origin's trace where it is told, else that of this hop.
-    fn settle_traces(&mut self) {
-        let (trace, state) = match (self.fields.trace.take(), self.hop.take()) {
-            (Some(origin), _) => (Some(origin), self.origin_state.take()),
-            (None, hop) => (hop, self.hop_state.take()),
+    fn settle_traces(&mut self, rare: &mut Rare) {
+        let origin = self.fields.rare.as_mut().and_then(|fields| fields.trace.take());
+        let (trace, state) = match origin {
+            Some(origin) => (origin, rare.origin_state.take()),
+            None => match rare.hop.take() {
+                Some(hop) => (hop, rare.hop_state.take()),
+                None => return,
+            },
         };
-        self.fields.trace = trace.map(|trace| match state {
+        self.fields.rare().trace = Some(match state {
             Some(state) => trace.clone().with_state(&state).unwrap_or(trace),
             None => trace,
         });
     }
 
     fn is_structured(&self) -> bool {
-        let content_type = self.fields.content_type.as_deref().unwrap_or_default();
+        let rare = self.fields.rare.as_ref();
+        let content_type = rare.and_then(|rare| rare.content_type.as_deref()).unwrap_or_default();
         starts(content_type, "application/cloudevents")
     }
 
