@@ -11,6 +11,11 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 const ATTRIBUTE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 pub(super) fn attribute(value: &str) -> Cow<'_, str> {
+    // Nearly every value: a loop without a way out, which takes many bytes at once.
+    let plain = |byte: u8| matches!(byte, b'!'..=b'~') & (byte != b'"') & (byte != b'%');
+    if value.bytes().fold(true, |all, byte| all & plain(byte)) {
+        return Cow::Borrowed(value);
+    }
     utf8_percent_encode(value, ATTRIBUTE).into()
 }
 
