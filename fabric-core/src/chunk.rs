@@ -422,13 +422,30 @@ impl Chunk {
         base.attempt <= 1 && base.attempts.is_none() && self.all_can_be_read()
     }
 
+    /// Whether no layer lies between, and none of its events expires.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.base.is_none() && self.events().iter().all(|event| event.ttl().is_none())
+    }
+
     fn all_can_be_read(&self) -> bool {
         self.faults.is_none() && self.base.as_ref().is_none_or(|base| base.all_can_be_read())
     }
 
     pub(crate) fn hand_out(&self, count: u32) {
-        // Views of one chunk may be handed out in any order.
-        self.base().handed.fetch_max(count, Ordering::AcqRel);
+        match &self.base {
+            // Whoever holds the chunk itself is the only one, and goes from the first to the last.
+            None => self.handed.store(count, Ordering::Release),
+            // Views of one chunk may be handed out in any order.
+            Some(base) => _ = base.base().handed.fetch_max(count, Ordering::AcqRel),
+        }
+    }
+
+    /// What settles the deliveries, where no layer lies between.
+    pub(crate) fn bare_settler(&self) -> Option<&dyn Settler> {
+        if self.base.is_some() || self.watch.is_some() || self.observer.is_some() {
+            return None;
+        }
+        self.settler.as_deref()
     }
 
     pub(crate) fn has_settler(&self) -> bool {

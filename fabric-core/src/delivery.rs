@@ -125,7 +125,7 @@ impl Delivery {
     /// # Cancel safety
     /// As [`ack`](Self::ack).
     pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
-        Settling::new(self, Verdict::Nack(nack.into()), Self::settle)
+        Settling::new(self, Verdict::Nack(Box::new(nack.into())), Self::settle)
     }
 
     /// Sends the event to the group's dead letters, with the reason: first the copy is confirmed,
@@ -138,7 +138,7 @@ impl Delivery {
     /// Dropped midway, the dead letter may be there and the event come again: at least one copy,
     /// never none.
     pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
-        Settling::new(self, Verdict::Reject(reason.to_string()), Self::settle)
+        Settling::new(self, Verdict::Reject(reason.to_string().into()), Self::settle)
     }
 
     /// Does `work` on the event in the sight of the layers: they time it, and put it in a span that
@@ -195,7 +195,7 @@ impl Delivery {
         error: String,
         attempts: u32,
     ) -> Settling<Self> {
-        Settling::new(self, Verdict::Bury(reason, error, attempts), Self::settle)
+        Settling::new(self, Verdict::Bury(Box::new((reason, error, attempts))), Self::settle)
     }
 
     pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
@@ -351,7 +351,7 @@ impl DeliveryBatch {
     /// # Cancel safety
     /// As [`Delivery::ack`], each for itself.
     pub fn nack(self, nack: impl Into<Nack>) -> Settling<Self> {
-        Settling::new(self, Verdict::Nack(nack.into()), Self::settle)
+        Settling::new(self, Verdict::Nack(Box::new(nack.into())), Self::settle)
     }
 
     /// Sends all of them to the group's dead letters.
@@ -362,7 +362,7 @@ impl DeliveryBatch {
     /// # Cancel safety
     /// As [`Delivery::reject`], each for itself.
     pub fn reject(self, reason: impl fmt::Display) -> Settling<Self> {
-        Settling::new(self, Verdict::Reject(reason.to_string()), Self::settle)
+        Settling::new(self, Verdict::Reject(reason.to_string().into()), Self::settle)
     }
 }
 
@@ -464,12 +464,13 @@ impl<D> From<SettleError<D>> for Error {
     }
 }
 
+/// What becomes of deliveries. Small, since nearly all of them are acked.
 #[derive(Clone)]
 enum Verdict {
     Ack,
-    Nack(Nack),
-    Reject(String),
-    Bury(DeadLetterReason, String, u32),
+    Nack(Box<Nack>),
+    Reject(Box<str>),
+    Bury(Box<(DeadLetterReason, String, u32)>),
 }
 
 impl Verdict {
@@ -744,6 +745,18 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
+    // The way of nearly every ack: one delivery, which is open, and no layer looks on.
+    if let Verdict::Ack = verdict
+        && mask.is_power_of_two()
+        && let Some(settler) = chunk.bare_settler()
+        && let (open, complete) = chunk.claim(mask)
+        && open == mask
+    {
+        return match settler.ack(chunk, mask, complete) {
+            Settled::Done(Ok(())) => PartProgress::Done(Ok(())),
+            settled => concluded(chunk, mask, mask, Settlement::Ack, settled).of("ack"),
+        };
+    }
     if chunk.watches().next().is_some() && chunk.has_settler() {
         return settle_watched(chunk, mask, verdict);
     }
@@ -817,8 +830,8 @@ fn settle_unwatched(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProg
             let error = nack.error.unwrap_or_else(|| "given back without a reason".to_owned());
             (DeadLetterReason::MaxDeliver, error, 0)
         }
-        Verdict::Reject(reason) => (DeadLetterReason::Rejected, reason, 0),
-        Verdict::Bury(reason, error, attempts) => (reason, error, attempts),
+        Verdict::Reject(reason) => (DeadLetterReason::Rejected, reason.into_string(), 0),
+        Verdict::Bury(letter) => *letter,
     };
     match chunk.office() {
         Some(office) => {
@@ -861,15 +874,27 @@ fn claimed(
         Settlement::Nack => chunk.claim_to_return(mask),
         _ => chunk.claim(mask),
     };
-    let moved = mask & !open;
-    if moved != 0
+    if mask != open
         && let Some(office) = chunk.office()
     {
-        office.stats().add_stale(u64::from(moved.count_ones()));
+        office.stats().add_stale(u64::from((mask & !open).count_ones()));
     }
     if open == 0 {
         return PartProgress::Done(Err(Failed { error: stale(), left: mask }));
     }
+    let settled = settle(chunk, open, complete);
+    concluded(chunk, mask, open, settlement, settled)
+}
+
+/// What comes of a settlement of `mask`, of which `open` was claimed.
+fn concluded(
+    chunk: &Arc<Chunk>,
+    mask: u64,
+    open: u64,
+    settlement: Settlement,
+    settled: Settled,
+) -> PartProgress {
+    let moved = mask & !open;
     let finish = move |chunk: &Chunk, result: Result<()>| match result {
         Ok(()) => {
             chunk.observe(open, settlement);
@@ -880,7 +905,7 @@ fn claimed(
             Err(Failed { error, left: mask })
         }
     };
-    match settle(chunk, open, complete) {
+    match settled {
         Settled::Done(result) => PartProgress::Done(finish(chunk, result)),
         Settled::Pending(pending) => {
             let chunk = Arc::clone(chunk);

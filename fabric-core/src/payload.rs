@@ -145,6 +145,14 @@ impl Payload {
         any.downcast().ok()
     }
 
+    /// The value itself, if it was published as a `T` in this process; to look at, not to keep.
+    #[must_use]
+    pub fn peek_value<T: TypedEvent>(&self) -> Option<&T> {
+        let Repr::Value(value) = &self.0 else { return None };
+        let any: &(dyn Any + Send + Sync) = &**value;
+        any.downcast_ref()
+    }
+
     /// The region, if it is one.
     #[must_use]
     pub fn as_region(&self) -> Option<&Arc<dyn Region>> {

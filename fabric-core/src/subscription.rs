@@ -50,6 +50,8 @@ pub struct Subscription {
     source: Option<Box<dyn Source>>,
     current: Option<Arc<Chunk>>,
     next: u32,
+    /// Whether each delivery of the current chunk that is still open is handed out as it came.
+    plain: bool,
     /// Deliveries that `recv_batch` took and has not returned yet.
     gathered: DeliveryBatch,
     /// Since when `recv_batch` gathers, and what wakes it when it has done so for long enough.
@@ -71,6 +73,7 @@ impl Subscription {
             source: Some(Box::new(source)),
             current: None,
             next: 0,
+            plain: false,
             gathered: DeliveryBatch::default(),
             linger: None,
             held: VecDeque::new(),
@@ -216,6 +219,9 @@ impl Subscription {
     }
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+        if let Some((chunk, index)) = self.take_plain() {
+            return Poll::Ready(Some(Ok(Delivery::new(chunk, index))));
+        }
         if !self.gathered.is_empty() {
             let mut held = std::mem::take(&mut self.gathered).into_deliveries().into_iter();
             let first = held.next();
@@ -240,6 +246,23 @@ impl Subscription {
             budget.made_progress();
         }
         next.map(|next| next.map(|next| next.map(|(chunk, index)| Delivery::new(chunk, index))))
+    }
+
+    /// The way of nearly every delivery: it is one more of a chunk whose first was handed out.
+    #[inline]
+    fn take_plain(&mut self) -> Option<Place> {
+        let index = self.next;
+        if !self.plain || index.is_multiple_of(DELIVERIES_PER_UNIT) || !self.gathered.is_empty() {
+            return None;
+        }
+        let chunk = self.current.as_ref().filter(|chunk| chunk.closed() & 1 << index == 0)?;
+        chunk.hand_out(index + 1);
+        if index + 1 < chunk.len() as u32 {
+            self.next += 1;
+            return Some((Arc::clone(chunk), index));
+        }
+        self.next = 0;
+        Some((self.current.take()?, index))
     }
 
     fn poll_batch(
@@ -374,6 +397,7 @@ impl Subscription {
                         chunk.set_office(office);
                     }
                     self.next = 0;
+                    self.plain = chunk.is_bare() && chunk.is_plain();
                     self.current = Some(chunk);
                 }
                 Some(Err(error)) => {

@@ -85,6 +85,9 @@ impl Shared {
             )
             .with("topic", event.topic()));
         }
+        if options.is_none() && event.is_plain() && event.payload().known_len().is_none() {
+            return Ok(());
+        }
         let capabilities = self.backend.capabilities();
         let refuse = |ability| capabilities.demand(ability, &self.backend.info().name);
         if let Some(options) = options {

@@ -39,9 +39,10 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether `path` is asked for.
+    /// Whether `path`, or something within it such as `1to1 typed`, is asked for.
     pub(crate) fn wants(&self, path: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|part| path.contains(part))
+        let asked = |part: &String| path.contains(part) || part.starts_with(path);
+        self.only.is_empty() || self.only.iter().any(asked)
     }
 
     /// How many rounds each arm runs.
