@@ -61,12 +61,18 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn stamped(mut events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
-        let now = Now::read();
-        for event in &mut events {
-            event.stamp(now, stamp);
+    pub(crate) fn stamped(events: SmallVec<[Event; 1]>, stamp: &Stamp) -> Self {
+        let mut batch = Self { events, options: None, now: Now::read() };
+        batch.stamp(stamp);
+        batch
+    }
+
+    /// Gives each event what it lacks.
+    #[inline]
+    pub(crate) fn stamp(&mut self, stamp: &Stamp) {
+        for event in &mut self.events {
+            event.stamp(self.now, stamp);
         }
-        Self { events, options: None, now }
     }
 
     /// When the caller stops waiting for room.

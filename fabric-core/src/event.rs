@@ -201,6 +201,25 @@ impl Extra {
     };
 }
 
+impl Extra {
+    /// Bytes that it takes, with those of its fields that each event has for itself.
+    fn size_in_memory(&self) -> usize {
+        const HEADER: usize = 2 * size_of::<Box<str>>() + 2 * allocated(0);
+        let trace = self.trace.as_ref().map(|trace| &trace.traceparent);
+        let texts = self.key.iter().chain(trace).map(|text| allocated(text.len())).sum::<usize>();
+        let ids = [&self.correlation_id, &self.causation_id].into_iter().flatten();
+        let letter = self.dead_letter.as_ref().map_or(0, |letter| allocated(letter.size()));
+        allocated(size_of::<Self>())
+            + self.headers.size()
+            + self.headers.len() * HEADER
+            + self.extensions.size()
+            + self.extensions.iter().len() * HEADER
+            + ids.map(EventId::held_bytes).sum::<usize>()
+            + texts
+            + letter
+    }
+}
+
 static NONE: Extra = Extra::NONE;
 
 /// The fields that one fabric gives to each event that lacks them.
@@ -249,6 +268,7 @@ impl Event {
     /// # Errors
     /// As [`TypedEvent::topic`]; `InvalidEvent` for a key or a time to live that
     /// [`EventBuilder`] would refuse too.
+    #[inline]
     pub fn typed<T: TypedEvent>(value: Arc<T>) -> Result<Self> {
         let topic = value.topic()?;
         let key = value.key();
@@ -281,6 +301,7 @@ impl Event {
     }
 
     /// Topic and payload, to be stamped with id and time when published.
+    #[inline]
     pub(crate) fn bare(topic: Topic, payload: Payload) -> Self {
         Self { id: EventId::UNSET, time: Timestamp::MIN, topic, payload, extra: None }
     }
@@ -545,17 +566,23 @@ impl Event {
         std::mem::replace(&mut self.topic, topic)
     }
 
-    /// Bytes that the event takes in a queue: payload, topic, rare fields and the event itself.
+    /// Drops the event but for its handle on its topic: for a store that counts no handle up where
+    /// another is let go.
+    #[must_use]
+    pub fn into_topic(self) -> Topic {
+        self.topic
+    }
+
+    /// Bytes that the event takes in a queue: itself, payload, rare fields, and what an allocator
+    /// adds to each of them. The topic is shared with others of its kind.
     #[must_use]
     pub fn size_in_memory(&self) -> usize {
-        let rare = self.extra.as_ref().map_or(0, |extra| {
-            size_of::<Extra>()
-                + extra.headers.size()
-                + extra.extensions.size()
-                + extra.key.as_ref().map_or(0, |key| key.len())
-                + extra.dead_letter.as_ref().map_or(0, |letter| letter.size())
-        });
-        size_of::<Self>() + self.payload.size() + rare
+        let rare = self.extra.as_ref().map_or(0, |extra| extra.size_in_memory());
+        let payload = match self.payload.size() {
+            0 => 0,
+            size => allocated(size),
+        };
+        size_of::<Self>() + self.id.held_bytes() + payload + rare
     }
 
     /// What a backend keys its deduplication window by: source, id and topic; for a dead letter
@@ -609,6 +636,7 @@ impl Event {
     }
 
     /// Gives id, time and source to an event that has none, and fixes when it is due.
+    #[inline]
     pub(crate) fn stamp(&mut self, now: Now, stamp: &Stamp) {
         if self.id.is_unset() {
             self.id = EventId::generate_at(now.wall);
@@ -689,6 +717,11 @@ impl Event {
     fn extra_mut(&mut self) -> &mut Extra {
         Arc::make_mut(self.extra.get_or_insert_with(|| Arc::new(Extra::NONE)))
     }
+}
+
+/// What `size` bytes of their own take, with the allocator's part.
+const fn allocated(size: usize) -> usize {
+    size + 16
 }
 
 impl AsRef<Self> for Event {

@@ -101,6 +101,14 @@ impl EventId {
         }
     }
 
+    /// Bytes that it holds outside of itself, with the allocator's part.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::Uuid(..) => 0,
+            Repr::Text(text) => 32 + 16 + text.len(),
+        }
+    }
+
     pub(crate) fn from_text(text: &str) -> Self {
         Self::from_uuid_text(text).unwrap_or_else(|| Self(Repr::Text(Arc::new(text.into()))))
     }

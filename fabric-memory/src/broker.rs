@@ -32,7 +32,8 @@ pub(crate) use self::group::MemberFlags;
 use self::group::{GroupState, is_expired};
 use self::plain::Plain;
 use self::slots::Slots;
-use self::stream::{Bounds, Stream};
+pub(crate) use self::stream::kept_size;
+use self::stream::{Bounds, Segment, Spare, Stream};
 use self::wheel::Wheel;
 use crate::bug::Bug;
 use crate::config::MemoryConfig;
@@ -69,7 +70,35 @@ pub(crate) struct Streams {
     list: Vec<Stream>,
     /// How many events were stored.
     pushes: u64,
+    /// Segments that are no stream's any more, each with its stream's place and life.
+    dropped: Vec<Dropped>,
     bug: Option<Bug>,
+}
+
+/// A segment that retention let go of; whoever works on the broker drops it, without the lock.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    index: usize,
+    incarnation: u64,
+    segment: Segment,
+    /// Handles on the topic's name that its stream had to spare.
+    handles: Vec<Topic>,
+}
+
+/// What is left of a segment.
+#[derive(Debug)]
+pub(crate) struct Left {
+    index: usize,
+    incarnation: u64,
+    spare: Spare,
+}
+
+impl Dropped {
+    /// Drops the events; what is left is of use to their stream.
+    pub(crate) fn clear(self) -> Option<Left> {
+        let Self { index, incarnation, segment, handles } = self;
+        segment.recycle(handles).map(|spare| Left { index, incarnation, spare })
+    }
 }
 
 impl Streams {
@@ -87,6 +116,23 @@ impl Streams {
 
     fn peek(&self, index: usize) -> &Stream {
         &self.list[index]
+    }
+
+    fn drop_oldest(&mut self, index: usize) {
+        let stream = &mut self.list[index];
+        if let Some(segment) = stream.take_oldest() {
+            let (incarnation, handles) = (stream.incarnation, stream.take_handles());
+            self.dropped.push(Dropped { index, incarnation, segment, handles });
+        }
+    }
+
+    fn drop_before(&mut self, index: usize, number: u64) {
+        let Self { list, dropped, .. } = self;
+        let stream = &mut list[index];
+        let incarnation = stream.incarnation;
+        stream.forget_before(number, |segment| {
+            dropped.push(Dropped { index, incarnation, segment, handles: Vec::new() });
+        });
     }
 
     #[inline]
@@ -202,7 +248,7 @@ impl Broker {
         let dedup = config.dedup_window.map(|window| Dedup::new(window, config.dedup_max));
         Self {
             bounds,
-            streams: Streams { list: Vec::new(), pushes: 0, bug },
+            streams: Streams { list: Vec::new(), pushes: 0, dropped: Vec::new(), bug },
             readers: Vec::new(),
             free_streams: Vec::new(),
             by_name: HashMap::default(),
@@ -223,6 +269,21 @@ impl Broker {
 
     pub(crate) fn has_bug(&self, bug: Bug) -> bool {
         self.streams.has_bug(bug)
+    }
+
+    /// What retention let go of since this was asked last.
+    #[inline]
+    pub(crate) fn take_dropped(&mut self) -> Vec<Dropped> {
+        std::mem::take(&mut self.streams.dropped)
+    }
+
+    /// Uses again what is left of something dropped, if its stream is still there.
+    pub(crate) fn reuse(&mut self, left: Left) {
+        if let Some(stream) = self.streams.list.get_mut(left.index)
+            && stream.incarnation == left.incarnation
+        {
+            stream.reuse(left.spare);
+        }
     }
 
     /// Lets time pass: leases end, delays are over.
@@ -457,7 +518,7 @@ impl Broker {
                 state.lag(0, wakers);
             }
         }
-        self.streams.stream(index).drop_oldest();
+        self.streams.drop_oldest(index);
         if blind {
             // The bug: readers do not learn of it.
             let first = self.streams.peek(index).first();
@@ -483,7 +544,7 @@ impl Broker {
             if !self.readers[index].groups.iter().all(has_settled) {
                 return;
             }
-            self.streams.stream(index).drop_oldest();
+            self.streams.drop_oldest(index);
         }
     }
 
@@ -509,10 +570,11 @@ impl Broker {
         self.readers[index].strict > 0
     }
 
-    /// The stream of a topic.
+    /// The name of a topic and which life of it this is.
     #[inline]
-    pub(crate) fn stream(&self, index: usize) -> &Stream {
-        self.streams.peek(index)
+    pub(crate) fn life_of(&mut self, index: usize) -> (Topic, u64) {
+        let stream = self.streams.stream(index);
+        (stream.topic_handle(), stream.incarnation)
     }
 
     /// The position of event `number`.
@@ -1286,7 +1348,7 @@ impl Broker {
         }
         if let Some(inbox) = state.inbox {
             let inbox = state.tracks.list[inbox].stream;
-            self.streams.stream(inbox).drop_before(u64::MAX);
+            self.streams.drop_before(inbox, u64::MAX);
             self.free_streams.push(inbox);
         }
         Ok(())
@@ -1355,7 +1417,7 @@ impl Broker {
         now: Now,
         wakers: &mut Wakers,
     ) {
-        let (bytes, priority) = (event.size_in_memory(), event.priority());
+        let (bytes, priority) = (kept_size(&event), event.priority());
         let number = self.streams.stream(inbox).push(event, bytes, now.wall);
         let leaks = self.has_bug(Bug::InboxLeaks);
         if let Ok(index) = self.group_index(name)
@@ -1441,7 +1503,7 @@ impl Broker {
                 state.lag(0, wakers);
             }
         }
-        self.streams.stream(index).drop_before(before);
+        self.streams.drop_before(index, before);
         self.wake_publisher(index, wakers);
         if self.waiting > 0 {
             // A bound of a subscription's own counts the events of all its topics.

@@ -9,6 +9,7 @@ use fabric_core::{
 };
 
 use crate::backend::Memory;
+use crate::broker::kept_size;
 
 impl GroupsBackend for Memory {
     async fn define(&self, group: &Group, definition: GroupDefinition) -> Result<()> {
@@ -58,7 +59,7 @@ impl GroupsBackend for Memory {
         let outcomes = client.instance.at(now, |broker, wakers| {
             let inbox = broker.inbox(group)?;
             Ok::<_, Error>(Outcomes::each(batch.events.into_iter().map(|event| {
-                let bytes = event.size_in_memory();
+                let bytes = kept_size(&event);
                 if !broker.can_ever_hold(inbox, bytes) {
                     return Err(Error::new(
                         ErrorKind::TooLarge,

@@ -9,7 +9,7 @@ use fabric_core::{Error, ErrorKind, Result};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::broker::{Broker, Wakers};
+use crate::broker::{Broker, Dropped, Wakers};
 use crate::bug::Bug;
 use crate::config::MemoryConfig;
 use crate::request::Responders;
@@ -58,14 +58,30 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Works on the broker and wakes whoever is to be woken afterwards, without the lock.
+    /// Works on the broker. Afterwards, without the lock, wakes whoever is to be woken and drops
+    /// what retention let go of: a value that is dropped may use the fabric in turn.
+    #[inline]
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Broker, &mut Wakers) -> R) -> R {
         let mut wakers = Wakers::new();
-        let result = work(&mut self.lock(), &mut wakers);
+        let mut broker = self.lock();
+        let result = work(&mut broker, &mut wakers);
+        let dropped = broker.take_dropped();
+        drop(broker);
         if !wakers.is_empty() {
             wakers.into_iter().for_each(Waker::wake);
         }
+        if !dropped.is_empty() {
+            self.clear_away(dropped);
+        }
         result
+    }
+
+    #[cold]
+    fn clear_away(&self, dropped: Vec<Dropped>) {
+        let left = dropped.into_iter().filter_map(Dropped::clear).last();
+        if let Some(left) = left {
+            self.lock().reuse(left);
+        }
     }
 
     /// As [`with`](Self::with), after letting time pass.

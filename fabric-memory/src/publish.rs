@@ -12,7 +12,7 @@ use fabric_core::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use crate::broker::{Blocked, Broker, Stored, Wakers};
+use crate::broker::{Blocked, Broker, Stored, Wakers, kept_size};
 use crate::bug::Bug;
 use crate::client::Client;
 
@@ -282,8 +282,7 @@ fn try_one(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: u
             let Some(event) = batch.events.pop() else { return Tried::Blocked };
             match broker.store(index, event, bytes, &batch.now, wakers) {
                 Stored::At(first) => {
-                    let stream = broker.stream(index);
-                    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+                    let (topic, incarnation) = broker.life_of(index);
                     return Tried::Stored { topic, incarnation, first, count: 1 };
                 }
                 Stored::Scheduled => Ok(Receipt::ACCEPTED.with_routed(true)),
@@ -307,7 +306,7 @@ fn try_many(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: 
         if !plain {
             return Tried::Blocked;
         }
-        bytes += event.size_in_memory();
+        bytes += kept_size(event);
     }
     if !broker.takes_batches() || batch.expect_last().is_some() {
         return Tried::Blocked;
@@ -322,8 +321,7 @@ fn try_many(broker: &mut Broker, wakers: &mut Wakers, batch: &mut Batch, limit: 
     let events = std::mem::take(&mut batch.events).into_vec();
     let count = events.len();
     let first = broker.store_all(index, events, bytes, &batch.now, wakers);
-    let stream = broker.stream(index);
-    let (topic, incarnation) = (stream.topic.clone(), stream.incarnation);
+    let (topic, incarnation) = broker.life_of(index);
     Tried::Stored { topic, incarnation, first, count }
 }
 
@@ -355,7 +353,7 @@ fn admit_one(
     if size > limit {
         return Err(too_large("the payload takes", size, limit));
     }
-    let bytes = event.size_in_memory();
+    let bytes = kept_size(event);
     if !broker.can_ever_hold(index, bytes) {
         return Err(too_large("the event takes", bytes, broker.max_bytes()));
     }

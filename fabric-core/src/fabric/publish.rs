@@ -35,6 +35,7 @@ impl Fabric {
     ///
     /// # Cancel safety
     /// Dropped after the first poll, the event may or may not have been accepted.
+    #[inline]
     pub fn publish(&self, event: impl IntoEvent) -> Publish {
         Publish(Sending::new(&self.shared, event.into_event(), Operation::Publish))
     }
@@ -167,6 +168,7 @@ struct Rest {
 }
 
 impl Sending {
+    #[inline]
     fn new(shared: &Arc<Shared>, event: Result<Event>, operation: Operation) -> Self {
         Self { shared: Arc::clone(shared), event: Some(event), rest: None, operation }
     }
@@ -273,14 +275,16 @@ impl Sending {
 impl Rest {
     /// A batch of `event` with what was asked for.
     #[inline(never)]
-    fn batch(rest: Option<&mut Self>, mut event: Event, stamp: &Stamp) -> Batch {
+    fn batch(rest: Option<&mut Self>, event: Event, stamp: &Stamp) -> Batch {
         let now = Now::read();
-        event.stamp(now, stamp);
-        Batch {
+        let mut batch = Batch {
             options: rest.map(|rest| Box::new(rest.options(now.instant))),
             now,
             events: SmallVec::from_buf([event]),
-        }
+        };
+        // Where it lies now: to move what was just written costs more than to write it.
+        batch.stamp(stamp);
+        batch
     }
 
     fn options(&mut self, now: Instant) -> SubmitOptions {

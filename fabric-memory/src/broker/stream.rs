@@ -32,6 +32,33 @@ impl Segment {
     pub(crate) fn end(&self) -> u64 {
         self.base + self.events.len() as u64
     }
+
+    /// Drops the events, unless somebody holds them still, and keeps the lists, and in `topics` up
+    /// to a segment's handles on the topic's name.
+    pub(crate) fn recycle(self, mut topics: Vec<Topic>) -> Option<Spare> {
+        let mut events = Arc::into_inner(self.events)?;
+        // They left the cache long ago. Looking at all of them first fetches them side by side;
+        // dropping alone waits for one after the other.
+        black_box(events.iter().filter(|event| event.payload().is_unique()).count());
+        let lacking = SEGMENT.saturating_sub(topics.len());
+        topics.extend(events.drain(..).take(lacking).map(Event::into_topic));
+        let mut stored = self.stored;
+        stored.clear();
+        Some(Spare { events, stored, topics })
+    }
+}
+
+/// What is left of a segment whose events are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    events: Vec<Event>,
+    stored: Vec<Timestamp>,
+    topics: Vec<Topic>,
+}
+
+/// Bytes that an event takes where it is kept, with the time at which it was stored.
+pub(crate) fn kept_size(event: &Event) -> usize {
+    event.size_in_memory() + size_of::<Timestamp>()
 }
 
 /// The bounds of one topic.
@@ -55,8 +82,8 @@ pub(crate) struct Stream {
     open_bytes: usize,
     open_mixed: bool,
     open_expires: bool,
-    /// The lists of a dropped segment, empty, for the next.
-    spare: (Vec<Event>, Vec<Timestamp>),
+    /// What is left of a dropped segment, for the next.
+    spare: Spare,
     first: u64,
     next: u64,
     bytes: usize,
@@ -81,7 +108,7 @@ impl Stream {
             open_bytes: 0,
             open_mixed: false,
             open_expires: false,
-            spare: (Vec::new(), Vec::new()),
+            spare: Spare::default(),
             first: 0,
             next: 0,
             bytes: 0,
@@ -135,8 +162,9 @@ impl Stream {
             // As long as the last one was: one in lockstep with a reader, many before it.
             let hint = self.sealed.back().map_or(4, |last| last.events.len().next_power_of_two());
             let capacity = hint.min(self.segment);
-            if self.spare.0.capacity() == capacity {
-                (self.open, self.open_stored) = std::mem::take(&mut self.spare);
+            if self.spare.events.capacity() == capacity {
+                self.open = std::mem::take(&mut self.spare.events);
+                self.open_stored = std::mem::take(&mut self.spare.stored);
             } else {
                 self.open.reserve_exact(capacity);
                 self.open_stored.reserve_exact(capacity);
@@ -179,7 +207,7 @@ impl Stream {
         let first = self.next;
         if events.len() > self.segment || bytes > self.bounds.bytes / 16 {
             for event in events {
-                let bytes = event.size_in_memory();
+                let bytes = kept_size(&event);
                 self.push(event, bytes, now);
             }
             return first;
@@ -300,37 +328,28 @@ impl Stream {
         stored.last().is_some_and(|last| now.saturating_since(*last) > age)
     }
 
-    /// Drops the oldest segment.
-    pub(crate) fn drop_oldest(&mut self) {
+    /// Takes the oldest segment out, to be dropped where that disturbs nobody: what events carry
+    /// is their publishers' own, and may do anything when it is dropped.
+    #[must_use]
+    pub(crate) fn take_oldest(&mut self) -> Option<Segment> {
         if self.sealed.is_empty() {
             self.seal();
         }
-        if let Some(segment) = self.sealed.pop_front() {
-            self.first = segment.end();
-            self.bytes -= segment.bytes;
-            self.recycle(segment);
-        }
+        let segment = self.sealed.pop_front()?;
+        self.first = segment.end();
+        self.bytes -= segment.bytes;
+        Some(segment)
     }
 
-    /// Drops the events of a segment and keeps its lists.
-    fn recycle(&mut self, segment: Segment) {
-        let Some(mut events) = Arc::into_inner(segment.events) else { return };
-        // They left the cache long ago. Looking at all of them first fetches them side by side;
-        // dropping alone waits for one after the other.
-        black_box(events.iter().filter(|event| event.payload().is_unique()).count());
-        let mut stored = segment.stored;
-        events.clear();
-        stored.clear();
-        self.spare = (events, stored);
-    }
-
-    /// Drops everything before `number`, which may lie within a segment.
-    pub(crate) fn drop_before(&mut self, number: u64) {
+    /// Forgets everything before `number`, which may lie within a segment; hands the segments that
+    /// are gone to `dropped`.
+    pub(crate) fn forget_before(&mut self, number: u64, mut dropped: impl FnMut(Segment)) {
         let number = number.min(self.next);
         while let Some((_, end)) = self.oldest()
             && end <= number
+            && let Some(segment) = self.take_oldest()
         {
-            self.drop_oldest();
+            dropped(segment);
         }
         if number > self.first
             && let Some(segment) = self.sealed.front_mut()
@@ -338,12 +357,28 @@ impl Stream {
             let dropped = (number - segment.base) as usize;
             let bytes: usize = segment.events[(self.first - segment.base) as usize..dropped]
                 .iter()
-                .map(Event::size_in_memory)
+                .map(kept_size)
                 .sum();
             segment.bytes -= bytes;
             self.bytes -= bytes;
             self.first = number;
         }
+    }
+
+    /// The handles on the topic's name that nobody used yet.
+    pub(crate) fn take_handles(&mut self) -> Vec<Topic> {
+        std::mem::take(&mut self.spare.topics)
+    }
+
+    /// Uses what is left of a segment again.
+    pub(crate) fn reuse(&mut self, spare: Spare) {
+        self.spare = spare;
+    }
+
+    /// A handle on the topic's name, one that a dropped event had where there is one: counting one
+    /// handle up and another down costs more than all else that a receipt does.
+    pub(crate) fn topic_handle(&mut self) -> Topic {
+        self.spare.topics.pop().unwrap_or_else(|| self.topic.clone())
     }
 
     /// The first event stored at `time` or later.
@@ -384,16 +419,16 @@ mod tests {
             assert_eq!(*segment.events[(n - segment.base) as usize].id(), *n.to_string());
         }
         assert_eq!((stream.len(), stream.bytes()), (230, 23_000));
-        stream.drop_oldest();
+        assert_eq!(stream.take_oldest().map(|segment| segment.end()), Some(64));
         assert_eq!((stream.first(), stream.len()), (64, 166));
-        stream.drop_before(70);
+        stream.forget_before(70, drop);
         assert_eq!((stream.first(), stream.len()), (70, 160));
         assert!(stream.segment_of(69).is_none() && stream.segment_of(70).is_some());
         assert_eq!(stream.number_at(Timestamp::from_millis(100)), 100);
         assert_eq!(stream.number_at(Timestamp::from_millis(0)), 70);
         assert_eq!(stream.number_at(Timestamp::from_millis(201)), 230);
         assert_eq!(stream.urgent_in(0, 1000), 0);
-        stream.drop_before(1000);
+        stream.forget_before(1000, drop);
         assert_eq!((stream.len(), stream.first(), stream.next()), (0, 230, 230));
     }
 

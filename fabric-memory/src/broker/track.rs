@@ -181,10 +181,10 @@ mod tests {
         track.skip(2, 4);
         track.skip(4, 5);
         assert_eq!(track.backlog(&stream), 7);
-        stream.drop_before(3);
+        stream.forget_before(3, drop);
         assert_eq!(track.settle_cursor(&stream), 2);
         assert_eq!((track.cursor, track.backlog(&stream)), (5, 5));
-        stream.drop_before(7);
+        stream.forget_before(7, drop);
         assert_eq!(track.settle_cursor(&stream), 2);
         track.until = Some(8);
         assert_eq!((track.cursor, track.backlog(&stream)), (7, 1));

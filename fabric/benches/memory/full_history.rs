@@ -27,7 +27,7 @@ pub(crate) fn bench(options: &Options, report: &mut Report) -> Result<()> {
     )?;
     let kept = runtime.block_on(full.admin()?.topic(&*TOPIC))?.events;
     expect_count("full_history", HISTORY, kept)?;
-    report.add(KEY, Metric::NsPerEvent, &pairs.compare(Span::ns_per_event), Some(0.9));
+    report.add(KEY, Metric::NsPerEvent, &pairs.compare(Span::cpu_ns_per_event), Some(0.9));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ const MANY: u64 = 8;
 const SIZES: [(u64, u64); 2] = [(64, 400_000), (1 << 10, 300_000)];
 
 pub(crate) fn bench(options: &Options, report: &mut Report) -> Result<()> {
-    for workers in [1, 2] {
+    for workers in options.workers() {
         let runtime = runtime(workers)?;
         for (size, events) in SIZES {
             let fabric = memory(MemoryConfig::new())?;

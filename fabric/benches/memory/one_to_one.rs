@@ -23,7 +23,7 @@ const SIZES: [(u64, u64); 4] =
     [(64, 400_000), (1 << 10, 300_000), (64 << 10, 20_000), (1 << 20, 1500)];
 
 pub(crate) fn bench(options: &Options, report: &mut Report) -> Result<()> {
-    for workers in [1, 2] {
+    for workers in options.workers() {
         let bench = Bench { workers, options, runtime: runtime(workers)? };
         for (size, events) in SIZES.iter().take(if workers == 1 { SIZES.len() } else { 1 }) {
             if options.wants("1to1 untyped") {

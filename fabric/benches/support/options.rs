@@ -12,6 +12,8 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     /// One short round each, to see that everything runs: what `cargo test --benches` asks for.
     pub(crate) smoke: bool,
+    /// Only what the budgets are about, as for a profiler: one worker.
+    pub(crate) one_worker: bool,
     /// Where the records go.
     pub(crate) json: Option<PathBuf>,
     /// Only paths whose name contains one of these.
@@ -19,7 +21,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the arguments: `--quick`, `--json FILE` and parts of path names.
+    /// Reads the arguments: `--quick`, `--one-worker`, `--json FILE` and parts of path names.
     pub(crate) fn read() -> Result<Self> {
         // Cargo says `--bench` to what it runs as a bench, and nothing to what it runs as a test.
         let mut options = Self { smoke: true, ..Self::default() };
@@ -28,6 +30,7 @@ impl Options {
             match argument.as_str() {
                 "--bench" => options.smoke = false,
                 "--quick" => options.quick = true,
+                "--one-worker" => options.one_worker = true,
                 "--json" => {
                     let file = arguments.next().ok_or("`--json` needs the name of a file")?;
                     options.json = Some(file.into());
@@ -43,6 +46,11 @@ impl Options {
     pub(crate) fn wants(&self, path: &str) -> bool {
         let asked = |part: &String| path.contains(part) || part.starts_with(path);
         self.only.is_empty() || self.only.iter().any(asked)
+    }
+
+    /// How many worker threads a runtime has, one number after the other.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = usize> + use<> {
+        1..=if self.one_worker { 1 } else { 2 }
     }
 
     /// How many rounds each arm runs.

@@ -20,7 +20,7 @@ use super::reference::{
     Begins, Cause, Fact, INBOX, Key, Model, State, TopicModel, Verdict, ensure,
 };
 use super::{Op, Setup, Starts};
-use crate::broker::{Broker, Held, Member, MemberFlags, Polled, Wakers};
+use crate::broker::{Broker, Held, Member, MemberFlags, Polled, Wakers, kept_size};
 use crate::bug::Bug;
 use crate::publish::{Line, store_in_turn, try_batch};
 
@@ -230,7 +230,7 @@ fn inbox(broker: &Broker, group: &Group) -> (u64, u64) {
 }
 
 fn size(events: &[Event]) -> usize {
-    events.iter().map(Event::size_in_memory).sum()
+    events.iter().map(kept_size).sum()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -442,7 +442,7 @@ impl World {
     }
 
     fn note(&mut self, event: &Event) {
-        let (expires, bytes) = (event.expires_at(), event.size_in_memory());
+        let (expires, bytes) = (event.expires_at(), kept_size(&event));
         self.model.facts.push(Fact { priority: event.priority(), expires, bytes });
     }
 
@@ -476,7 +476,7 @@ impl World {
         if let Some(delay) = delay {
             event = Event::of(event).deliver_at(now.wall.saturating_add(delay)).build().unwrap();
             if let Some(fact) = self.model.facts.last_mut() {
-                fact.bytes = event.size_in_memory();
+                fact.bytes = kept_size(&event);
             }
         }
         let mut options = SubmitOptions::default();
@@ -600,7 +600,7 @@ impl World {
             );
             return Ok(());
         }
-        let policies = self.model.in_the_way(topic, event.size_in_memory());
+        let policies = self.model.in_the_way(topic, kept_size(&event));
         let receipt = match outcome {
             Ok(receipt) => receipt,
             Err(error) => {
@@ -671,7 +671,7 @@ impl World {
             };
             wakers.into_iter().for_each(Waker::wake);
             self.exists[topic] = true;
-            let bytes = copy.size_in_memory();
+            let bytes = kept_size(&copy);
             self.observe(Cause::Room(topic, 1, bytes))?;
             let outcome = match tried {
                 Ok(Ok(receipt)) => Ok(receipt),
@@ -1324,7 +1324,7 @@ impl World {
             let name = &self.names[group];
             let sent = at(&self.stage, |broker, now, wakers| {
                 let inbox = broker.inbox(name)?;
-                let bytes = event.size_in_memory();
+                let bytes = kept_size(&event);
                 let room = broker.make_room(inbox, 1, bytes, &now, wakers);
                 if room.is_ok() {
                     broker.send(name, inbox, event, due, attempt, now, wakers);
@@ -1651,7 +1651,7 @@ impl World {
         let mut waiting = self.publishers.iter();
         let first = waiting.find(|publisher| publisher.line.ticket() == Some((index, *ticket)));
         let event = first.and_then(|publisher| publisher.events.front());
-        let bytes = event.map_or(0, Event::size_in_memory);
+        let bytes = event.map_or(0, kept_size);
         let room = broker.make_room(index, 1, bytes, &stage.now, &mut Wakers::new());
         ensure!(room.is_err(), "a publisher to {name} waits, and there is room");
         Ok(bytes)
