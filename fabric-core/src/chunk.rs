@@ -440,12 +440,16 @@ impl Chunk {
         }
     }
 
-    /// What settles the deliveries, where no layer lies between.
-    pub(crate) fn bare_settler(&self) -> Option<&dyn Settler> {
+    /// Claims the one delivery in `mask` and acks it, where it is open and no layer looks on; else
+    /// nothing has happened.
+    #[inline]
+    pub(crate) fn ack_bare(self: &Arc<Self>, mask: u64) -> Option<Settled> {
         if self.base.is_some() || self.watch.is_some() || self.observer.is_some() {
             return None;
         }
-        self.settler.as_deref()
+        let settler = self.settler.as_deref()?;
+        let (open, complete) = self.claim(mask);
+        (open == mask).then(|| settler.ack(self, mask, complete))
     }
 
     pub(crate) fn has_settler(&self) -> bool {

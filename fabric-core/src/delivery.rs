@@ -32,12 +32,27 @@ use crate::{Error, Result};
 pub struct Delivery {
     chunk: Arc<Chunk>,
     index: u32,
-    open: bool,
+    open: Open,
+}
+
+/// Whether a delivery is still to be settled. As wide as the number beside it: with padding a
+/// delivery would be moved byte by byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Open {
+    No,
+    Yes,
+}
+
+impl From<bool> for Open {
+    fn from(open: bool) -> Self {
+        if open { Self::Yes } else { Self::No }
+    }
 }
 
 impl Delivery {
     pub(crate) const fn new(chunk: Arc<Chunk>, index: u32) -> Self {
-        Self { chunk, index, open: true }
+        Self { chunk, index, open: Open::Yes }
     }
 
     /// The event, to keep.
@@ -199,7 +214,7 @@ impl Delivery {
     }
 
     pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
-        self.open = false;
+        self.open = Open::No;
         batch.push(&self.chunk, self.index);
     }
 
@@ -224,7 +239,7 @@ impl AsRef<Event> for Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if self.open && self.chunk.has_settler() {
+        if self.open == Open::Yes && self.chunk.has_settler() {
             drop_unsettled(&self.chunk, self.mask());
         }
     }
@@ -541,10 +556,8 @@ impl<D> Settling<D> {
 
 impl<D> Unpin for Settling<D> {}
 
-impl<D> Future for Settling<D> {
-    type Output = std::result::Result<(), SettleError<D>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl<D> Settling<D> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), SettleError<D>>> {
         let mut pending = match std::mem::replace(&mut self.0, Stage::Over) {
             Stage::Over => return Poll::Pending,
             Stage::Pending(pending) => pending,
@@ -565,6 +578,54 @@ impl<D> Future for Settling<D> {
     }
 }
 
+impl Settling<Delivery> {
+    /// The way of an ack that was claimed and is under way, or failed.
+    fn await_ack(&mut self, settled: Settled) {
+        let Stage::Start(mut delivery, ..) = std::mem::replace(&mut self.0, Stage::Over) else {
+            return;
+        };
+        self.0 = Stage::Pending(Box::pin(async move {
+            let result = match settled {
+                Settled::Done(result) => result,
+                Settled::Pending(pending) => pending.await,
+            };
+            let result = result.map_err(|error| {
+                delivery.chunk.unclaim(delivery.mask());
+                delivery.describe(error.with_operation("ack"))
+            });
+            delivery.open = result.is_err().into();
+            (delivery, result)
+        }));
+    }
+}
+
+impl Future for Settling<Delivery> {
+    type Output = std::result::Result<(), SettleError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // The way of nearly every ack: the delivery stays where it lies.
+        if let Stage::Start(delivery, Verdict::Ack, _) = &mut self.0
+            && let Some(settled) = delivery.chunk.ack_bare(delivery.mask())
+        {
+            if let Settled::Done(Ok(())) = settled {
+                delivery.open = Open::No;
+                self.0 = Stage::Over;
+                return Poll::Ready(Ok(()));
+            }
+            self.await_ack(settled);
+        }
+        self.advance(cx)
+    }
+}
+
+impl Future for Settling<DeliveryBatch> {
+    type Output = std::result::Result<(), SettleError<DeliveryBatch>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.advance(cx)
+    }
+}
+
 impl<D> fmt::Debug for Settling<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -580,7 +641,7 @@ impl Delivery {
         let mask = self.mask();
         match settle_part(&self.chunk, mask, verdict) {
             PartProgress::Done(Ok(())) => {
-                self.open = false;
+                self.open = Open::No;
                 Progress::Done(Ok(()))
             }
             PartProgress::Done(Err(failed)) => {
@@ -589,7 +650,7 @@ impl Delivery {
             }
             PartProgress::Pending(pending) => Progress::Pending(Box::pin(async move {
                 let result = pending.await.map_err(|failed| self.describe(failed.error));
-                self.open = result.is_err();
+                self.open = result.is_err().into();
                 (self, result)
             })),
         }
@@ -745,18 +806,6 @@ enum PartProgress {
 
 /// Settles the deliveries in `mask` of one chunk.
 fn settle_part(chunk: &Arc<Chunk>, mask: u64, verdict: Verdict) -> PartProgress {
-    // The way of nearly every ack: one delivery, which is open, and no layer looks on.
-    if let Verdict::Ack = verdict
-        && mask.is_power_of_two()
-        && let Some(settler) = chunk.bare_settler()
-        && let (open, complete) = chunk.claim(mask)
-        && open == mask
-    {
-        return match settler.ack(chunk, mask, complete) {
-            Settled::Done(Ok(())) => PartProgress::Done(Ok(())),
-            settled => concluded(chunk, mask, mask, Settlement::Ack, settled).of("ack"),
-        };
-    }
     if chunk.watches().next().is_some() && chunk.has_settler() {
         return settle_watched(chunk, mask, verdict);
     }
@@ -874,27 +923,15 @@ fn claimed(
         Settlement::Nack => chunk.claim_to_return(mask),
         _ => chunk.claim(mask),
     };
-    if mask != open
+    let moved = mask & !open;
+    if moved != 0
         && let Some(office) = chunk.office()
     {
-        office.stats().add_stale(u64::from((mask & !open).count_ones()));
+        office.stats().add_stale(u64::from(moved.count_ones()));
     }
     if open == 0 {
         return PartProgress::Done(Err(Failed { error: stale(), left: mask }));
     }
-    let settled = settle(chunk, open, complete);
-    concluded(chunk, mask, open, settlement, settled)
-}
-
-/// What comes of a settlement of `mask`, of which `open` was claimed.
-fn concluded(
-    chunk: &Arc<Chunk>,
-    mask: u64,
-    open: u64,
-    settlement: Settlement,
-    settled: Settled,
-) -> PartProgress {
-    let moved = mask & !open;
     let finish = move |chunk: &Chunk, result: Result<()>| match result {
         Ok(()) => {
             chunk.observe(open, settlement);
@@ -905,7 +942,7 @@ fn concluded(
             Err(Failed { error, left: mask })
         }
     };
-    match settled {
+    match settle(chunk, open, complete) {
         Settled::Done(result) => PartProgress::Done(finish(chunk, result)),
         Settled::Pending(pending) => {
             let chunk = Arc::clone(chunk);

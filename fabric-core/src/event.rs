@@ -202,6 +202,28 @@ impl Extra {
 }
 
 impl Extra {
+    /// The rare fields of a typed event.
+    fn typed<T: TypedEvent>(
+        topic: &Topic,
+        key: Option<String>,
+        priority: Priority,
+        ttl: Option<Duration>,
+    ) -> Result<Arc<Self>> {
+        let context = |error: Error| error.with("type", T::TYPE).with("topic", topic);
+        key.iter().try_for_each(|key| check_field("key", key)).map_err(context)?;
+        ttl.map_or(Ok(()), check_ttl).map_err(context)?;
+        let (named, typed) = (T::TYPE != topic.as_str(), T::CONTENT_TYPE != DEFAULT_CONTENT_TYPE);
+        Ok(Arc::new(Self {
+            event_type: named.then_some(Text::Static(T::TYPE)),
+            content_type: typed.then_some(Text::Static(T::CONTENT_TYPE)),
+            version: T::VERSION,
+            key: key.map(Arc::from),
+            priority,
+            ttl,
+            ..Self::NONE
+        }))
+    }
+
     /// Bytes that it takes, with those of its fields that each event has for itself.
     fn size_in_memory(&self) -> usize {
         const HEADER: usize = 2 * size_of::<Box<str>>() + 2 * allocated(0);
@@ -271,33 +293,17 @@ impl Event {
     #[inline]
     pub fn typed<T: TypedEvent>(value: Arc<T>) -> Result<Self> {
         let topic = value.topic()?;
-        let key = value.key();
-        let (priority, ttl) = (value.priority(), value.ttl());
-        let mut event = Self::bare(topic, Payload::value(value));
-        let named = T::TYPE != event.topic.as_str();
-        let typed = T::CONTENT_TYPE != DEFAULT_CONTENT_TYPE;
-        let plain = !named
-            && !typed
+        let (key, priority, ttl) = (value.key(), value.priority(), value.ttl());
+        let is_plain = T::TYPE == topic.as_str()
+            && T::CONTENT_TYPE == DEFAULT_CONTENT_TYPE
             && T::VERSION == 1
             && key.is_none()
             && priority == Priority::Normal
             && ttl.is_none();
-        if plain {
-            return Ok(event);
-        }
-        let context = |error: Error| error.with("type", T::TYPE).with("topic", &event.topic);
-        key.iter().try_for_each(|key| check_field("key", key)).map_err(context)?;
-        ttl.map_or(Ok(()), check_ttl).map_err(context)?;
-        event.extra = Some(Arc::new(Extra {
-            event_type: named.then_some(Text::Static(T::TYPE)),
-            content_type: typed.then_some(Text::Static(T::CONTENT_TYPE)),
-            version: T::VERSION,
-            key: key.map(Arc::from),
-            priority,
-            ttl,
-            ..Extra::NONE
-        }));
-        Ok(event)
+        let extra = if is_plain { None } else { Some(Extra::typed::<T>(&topic, key, priority, ttl)?) };
+        // Made in one go at the end, so that it is written where it is to lie.
+        let payload = Payload::value(value);
+        Ok(Self { id: EventId::UNSET, time: Timestamp::MIN, topic, payload, extra })
     }
 
     /// Topic and payload, to be stamped with id and time when published.
@@ -568,6 +574,7 @@ impl Event {
 
     /// Drops the event but for its handle on its topic: for a store that counts no handle up where
     /// another is let go.
+    #[inline]
     #[must_use]
     pub fn into_topic(self) -> Topic {
         self.topic
