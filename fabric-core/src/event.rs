@@ -300,7 +300,8 @@ impl Event {
             && key.is_none()
             && priority == Priority::Normal
             && ttl.is_none();
-        let extra = if is_plain { None } else { Some(Extra::typed::<T>(&topic, key, priority, ttl)?) };
+        let extra =
+            if is_plain { None } else { Some(Extra::typed::<T>(&topic, key, priority, ttl)?) };
         // Made in one go at the end, so that it is written where it is to lie.
         let payload = Payload::value(value);
         Ok(Self { id: EventId::UNSET, time: Timestamp::MIN, topic, payload, extra })

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -162,12 +163,13 @@ impl Payload {
         }
     }
 
-    /// Whether nobody else holds what it carries, as far as that can be told.
-    #[must_use]
-    pub fn is_unique(&self) -> bool {
+    /// Looks at what it carries, so that it is in the processor's cache: for who is about to drop
+    /// many payloads at once that were kept for long.
+    #[inline]
+    pub fn touch(&self) {
         match &self.0 {
-            Repr::Bytes(bytes) => bytes.is_unique(),
-            Repr::Value(value) => Arc::strong_count(value) == 1,
+            Repr::Bytes(bytes) => _ = black_box(bytes.first().copied()),
+            Repr::Value(value) => _ = black_box(Arc::strong_count(value)),
         }
     }
 

@@ -349,11 +349,10 @@ fn admit_one(
         Error::new(ErrorKind::TooLarge, format!("{what} {have} bytes, `memory` takes {limit}"))
             .with("topic", event.topic())
     };
-    let size = event.payload().size();
-    if size > limit {
-        return Err(too_large("the payload takes", size, limit));
-    }
     let bytes = kept_size(event);
+    if bytes > limit && event.payload().size() > limit {
+        return Err(too_large("the payload takes", event.payload().size(), limit));
+    }
     if !broker.can_ever_hold(index, bytes) {
         return Err(too_large("the event takes", bytes, broker.max_bytes()));
     }
