@@ -442,7 +442,7 @@ impl World {
     }
 
     fn note(&mut self, event: &Event) {
-        let (expires, bytes) = (event.expires_at(), kept_size(&event));
+        let (expires, bytes) = (event.expires_at(), kept_size(event));
         self.model.facts.push(Fact { priority: event.priority(), expires, bytes });
     }
 
@@ -600,7 +600,7 @@ impl World {
             );
             return Ok(());
         }
-        let policies = self.model.in_the_way(topic, kept_size(&event));
+        let policies = self.model.in_the_way(topic, kept_size(event));
         let receipt = match outcome {
             Ok(receipt) => receipt,
             Err(error) => {
