@@ -16,6 +16,14 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// If one does not start.
     fn wipe(&self) -> Result<()>;
+
+    /// Waits until the nodes that run are one broker: after a start, for a broker of several.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    fn until_ready(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Removes a folder that may be there.

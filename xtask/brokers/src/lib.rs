@@ -25,8 +25,11 @@
 
 mod broker;
 mod cache;
+#[cfg(feature = "security")]
+mod certificates;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod disk;
 mod error;
 mod folder;
 mod install;
@@ -37,6 +40,9 @@ mod process;
 mod proxy;
 
 pub use broker::Broker;
+#[cfg(feature = "security")]
+pub use certificates::Certificates;
+pub use disk::Disk;
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use port::Port;

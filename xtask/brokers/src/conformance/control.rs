@@ -37,6 +37,10 @@ impl<B: Broker> Control<B> {
 }
 
 impl<B: Broker> BrokerCtl for Control<B> {
+    fn nodes(&self) -> usize {
+        self.broker.processes().len()
+    }
+
     fn stop(&self) -> BoxFuture<'_, Result<()>> {
         self.to_one(Process::stop)
     }
@@ -47,7 +51,10 @@ impl<B: Broker> BrokerCtl for Control<B> {
 
     fn start(&self) -> BoxFuture<'_, Result<()>> {
         let broker = Arc::clone(&self.broker);
-        blocking(move || broker.processes().into_iter().try_for_each(Process::start))
+        blocking(move || {
+            broker.processes().into_iter().try_for_each(Process::start)?;
+            broker.until_ready()
+        })
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<()>> {

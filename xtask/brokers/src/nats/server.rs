@@ -1,17 +1,17 @@
 //! One server.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::Options;
 use crate::broker::{Broker, remove};
-use crate::{Error, Folder, Launch, Port, Process, Ready, Result};
+use crate::{Error, Folder, Launch, Port, Process, Proxy, Ready, Result};
 
 /// A running server; dropping it ends it and removes its data.
 #[derive(Debug)]
 pub struct Server {
-    options: Options,
+    options: Mutex<Options>,
     process: Process,
     port: Port,
 }
@@ -23,18 +23,31 @@ impl Server {
     /// If there is no program, or it does not start.
     pub fn start(options: Options) -> Result<Self> {
         let (folder, port) = (Folder::new("nats")?, Port::reserve()?);
-        let data = folder.path().join("data");
-        let text = configuration(&options, &port, &data.display().to_string());
+        let data = options.data(&folder);
+        let text = options.configuration(port.address(), &data.display().to_string());
         let file = folder.write("nats.conf", text)?;
         let ready = Ready::Greets(port.address(), "INFO ");
-        let launch = Launch::new(super::program()?, ready).arg("--config").arg(file);
-        Ok(Self { options, process: Process::new(launch, folder)?, port })
+        let mut launch = Launch::new(super::program()?, ready).arg("--config").arg(file);
+        if let Some(disk) = &options.disk {
+            launch = launch.through(disk.prefix());
+        }
+        Ok(Self { options: Mutex::new(options), process: Process::new(launch, folder)?, port })
+    }
+
+    /// One behind a proxy: clients hear of the proxy alone.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn behind(proxy: &Proxy, options: Options) -> Result<Self> {
+        let server = Self::start(options.advertise(proxy.address()))?;
+        proxy.lead_to(server.address());
+        Ok(server)
     }
 
     /// What to connect to: the address that it advertises, else its own.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}", self.options.advertise.unwrap_or_else(|| self.address()))
+        format!("nats://{}", self.options().advertise.unwrap_or_else(|| self.address()))
     }
 
     /// Where it listens itself.
@@ -48,6 +61,48 @@ impl Server {
     pub const fn process(&self) -> &Process {
         &self.process
     }
+
+    /// Lets it go on with other options, without a restart: users and their rights, certificates.
+    /// Those whose access ends are cut off.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn reload(&self, change: impl FnOnce(Options) -> Options) -> Result<()> {
+        let options = change(self.options());
+        let folder = self.process.folder();
+        let data = options.data(folder);
+        let text = options.configuration(self.address(), &data.display().to_string());
+        let path = folder.join("nats.conf");
+        std::fs::write(&path, text)
+            .map_err(|error| Error::new(format!("cannot write {}: {error}", path.display())))?;
+        *self.lock() = options;
+        self.process.reload();
+        Ok(())
+    }
+
+    /// Removes its data; it must not run.
+    pub(super) fn forget(&self) -> Result<()> {
+        match &self.options().disk {
+            Some(disk) => disk.empty(),
+            None => remove(&self.process.folder().join("data")),
+        }
+    }
+
+    fn options(&self) -> Options {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Options> {
+        self.options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Options {
+    /// Where its streams are, as the server sees it.
+    fn data(&self, folder: impl AsRef<std::path::Path>) -> PathBuf {
+        let own = || folder.as_ref().join("data");
+        self.disk.as_ref().map_or_else(own, |disk| disk.path().to_owned())
+    }
 }
 
 impl Broker for Server {
@@ -57,7 +112,7 @@ impl Broker for Server {
 
     fn wipe(&self) -> Result<()> {
         self.process.kill();
-        remove(&self.process.folder().join("data"))?;
+        self.forget()?;
         self.process.start()
     }
 }
@@ -76,19 +131,4 @@ pub fn shared() -> Result<&'static Server> {
     }
     let server = Box::leak(Box::new(Server::start(Options::new())?));
     Ok(shared.insert(server))
-}
-
-fn configuration(options: &Options, port: &Port, data: &str) -> String {
-    let mut text = format!("listen: \"{}\"\nmax_connections: 64K\n", port.address());
-    // Writing to a `String` cannot fail.
-    if options.jetstream {
-        let _ = writeln!(text, "jetstream {{ store_dir: \"{data}\" }}");
-    }
-    if let Some(address) = options.advertise {
-        let _ = writeln!(text, "client_advertise: \"{address}\"");
-    }
-    for line in &options.settings {
-        let _ = writeln!(text, "{line}");
-    }
-    text
 }
