@@ -1,4 +1,4 @@
-//! The command line, parsed by hand: four commands and four flags.
+//! The command line, parsed by hand.
 
 use std::path::PathBuf;
 
@@ -12,8 +12,19 @@ pub(crate) enum Command {
     Help(&'static str),
     Test(Vec<&'static Backend>),
     Bench(BenchOptions),
+    Broker(BrokerAction, Vec<&'static Backend>),
     Ci,
     Docs { check: bool },
+}
+
+/// What `cargo xtask broker` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BrokerAction {
+    Up,
+    Down,
+    Status,
+    /// Be the process that holds a broker: `up` starts it.
+    Hold,
 }
 
 /// The flags of `cargo xtask bench`.
@@ -36,14 +47,16 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
         "help" | "--help" | "-h" => Ok(Command::Help(help::MAIN)),
         "test" if wants_help => Ok(Command::Help(help::TEST)),
         "bench" if wants_help => Ok(Command::Help(help::BENCH)),
+        "broker" if wants_help => Ok(Command::Help(help::BROKER)),
         "ci" if wants_help => Ok(Command::Help(help::CI)),
         "docs" if wants_help => Ok(Command::Help(help::DOCS)),
         "test" => test(rest),
         "bench" => bench(rest),
+        "broker" => broker(rest),
         "ci" => ci(&rest),
         "docs" => docs(&rest),
         other => Err(Error::new(format!(
-            "unknown command `{other}`; the commands are test, bench, ci and docs \
+            "unknown command `{other}`; the commands are test, bench, broker, ci and docs \
              (`cargo xtask --help` tells more)"
         ))),
     }
@@ -75,6 +88,20 @@ fn bench(args: Vec<String>) -> Result<Command> {
         return Err(Error::new("`--micro` goes alone or with `--quick`"));
     }
     Ok(Command::Bench(options))
+}
+
+fn broker(args: Vec<String>) -> Result<Command> {
+    let mut args = args.into_iter();
+    let action = match args.next().as_deref() {
+        Some("up") => BrokerAction::Up,
+        Some("down") => BrokerAction::Down,
+        Some("status") => BrokerAction::Status,
+        Some("hold") => BrokerAction::Hold,
+        Some(other) => return Err(unexpected(other, "broker", "up, down or status first")),
+        None => return Err(Error::new("`cargo xtask broker` needs to know: up, down or status")),
+    };
+    let named = args.map(|arg| backend(&arg, "broker", "no flag")).collect::<Result<_>>()?;
+    Ok(Command::Broker(action, named))
 }
 
 fn ci(args: &[String]) -> Result<Command> {
@@ -124,6 +151,9 @@ mod tests {
         let memory = backends::find("memory").unwrap();
         assert_eq!(words("test"), Ok(Command::Test(vec![])));
         assert_eq!(words("test memory"), Ok(Command::Test(vec![memory])));
+        assert_eq!(words("broker up"), Ok(Command::Broker(BrokerAction::Up, vec![])));
+        let nats = backends::find("nats").unwrap();
+        assert_eq!(words("broker down nats"), Ok(Command::Broker(BrokerAction::Down, vec![nats])));
         assert_eq!(words("ci"), Ok(Command::Ci));
         assert_eq!(words("docs"), Ok(Command::Docs { check: false }));
         assert_eq!(words("docs --check"), Ok(Command::Docs { check: true }));
@@ -139,7 +169,10 @@ mod tests {
     #[test]
     fn what_is_unknown_is_refused_with_the_list() {
         for (line, part) in [
-            ("tset", "test, bench, ci and docs"),
+            ("tset", "test, bench, broker, ci and docs"),
+            ("broker", "up, down or status"),
+            ("broker sideways", "up, down or status first"),
+            ("broker up pigeon", "memory, zmq, redis"),
             ("test --fast", "names of backends and no flag"),
             ("test pigeon", "memory, zmq, redis"),
             ("bench --fast", "--quick, --json FILE, --micro"),

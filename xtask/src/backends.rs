@@ -7,24 +7,53 @@ use crate::manifest::Feature;
 use crate::workspace::Workspace;
 
 /// One row of the table of backends.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Backend {
     /// Its name: on the command line, as a feature of `fabric` and in `fabric-<name>`.
     pub(crate) name: &'static str,
-    /// Where it answers without anything being started; `None` for a backend that needs
-    /// a broker or a C library, which plain runs therefore leave out.
-    local: Option<&'static str>,
+    needs: Needs,
+}
+
+/// What has to be there before a backend can be reached.
+#[derive(Clone, Copy, Debug)]
+enum Needs {
+    /// Nothing: it answers at this URL within a process.
+    Nothing(&'static str),
+    /// A broker, which this starts.
+    Broker(fn() -> fabric_brokers::Result<Running>),
+    /// Nothing that its tests do not start themselves.
+    Itself,
+    /// Something that has to be started by hand.
+    Help,
+}
+
+/// Where a backend is reached, as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// With what a client needs to come in.
+    pub(crate) url: String,
+    _broker: Option<Box<dyn fabric_brokers::Broker>>,
 }
 
 const BACKENDS: &[Backend] = &[
-    Backend { name: "memory", local: Some("memory://") },
-    Backend { name: "zmq", local: None },
-    Backend { name: "redis", local: None },
-    Backend { name: "nats", local: None },
-    Backend { name: "amqp", local: None },
-    Backend { name: "kafka", local: None },
-    Backend { name: "ucx", local: None },
+    Backend { name: "memory", needs: Needs::Nothing("memory://") },
+    Backend { name: "zmq", needs: Needs::Itself },
+    Backend { name: "redis", needs: Needs::Help },
+    Backend { name: "nats", needs: Needs::Broker(nats) },
+    Backend { name: "amqp", needs: Needs::Help },
+    Backend { name: "kafka", needs: Needs::Broker(kafka) },
+    Backend { name: "ucx", needs: Needs::Help },
 ];
+
+fn nats() -> fabric_brokers::Result<Running> {
+    let server = fabric_brokers::nats::Server::start(fabric_brokers::nats::Options::new())?;
+    Ok(Running { url: server.url(), _broker: Some(Box::new(server)) })
+}
+
+fn kafka() -> fabric_brokers::Result<Running> {
+    let server = fabric_brokers::kafka::Server::start(fabric_brokers::kafka::Options::new())?;
+    Ok(Running { url: server.url(), _broker: Some(Box::new(server)) })
+}
 
 /// Finds a backend by its name.
 pub(crate) fn find(name: &str) -> Result<&'static Backend> {
@@ -35,15 +64,21 @@ pub(crate) fn find(name: &str) -> Result<&'static Backend> {
     BACKENDS.iter().find(|backend| backend.name == name).ok_or_else(unknown)
 }
 
-/// The given backends, memory if there are none; refused unless all are in the workspace.
+/// All that are in the workspace.
+pub(crate) fn all(workspace: &Workspace) -> Vec<&'static Backend> {
+    let is_here = |backend: &&Backend| workspace.member(&backend.package()).is_some();
+    BACKENDS.iter().filter(is_here).collect()
+}
+
+/// The given backends; refused unless all are in the workspace.
 pub(crate) fn choose(
     workspace: &Workspace,
     given: &[&'static Backend],
 ) -> Result<Vec<&'static Backend>> {
-    let chosen = if given.is_empty() { vec![find("memory")?] } else { given.to_vec() };
+    let chosen = given.to_vec();
     for backend in &chosen {
         if workspace.member(&backend.package()).is_none() {
-            let here = BACKENDS.iter().filter(|known| workspace.member(&known.package()).is_some());
+            let here = all(workspace).into_iter();
             return Err(Error::new(format!(
                 "the backend `{}` is not in this workspace; here: {}; known: {}",
                 backend.name,
@@ -74,23 +109,57 @@ impl Backend {
         format!("fabric-{}", self.name)
     }
 
-    pub(crate) fn is_local(&self) -> bool {
-        self.local.is_some()
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self.needs, Needs::Nothing(_))
     }
 
-    /// Where to reach it: its variable, or itself.
-    pub(crate) fn url(&self) -> Result<String> {
-        let variable = format!("FABRIC_TEST_{}_URL", self.name.to_uppercase());
-        match (env::var(&variable), self.local) {
-            (Ok(url), _) => Ok(url),
-            (Err(_), Some(url)) => Ok(url.to_owned()),
-            (Err(_), None) => Err(Error::new(format!(
-                "the backend `{}` needs a running broker: start one and set {variable} to its URL",
-                self.name
+    /// Whether this program can start its broker.
+    pub(crate) const fn has_broker(&self) -> bool {
+        matches!(self.needs, Needs::Broker(_))
+    }
+
+    /// The variable that names a running broker.
+    pub(crate) fn variable(&self) -> String {
+        format!("FABRIC_TEST_{}_URL", self.name.to_uppercase())
+    }
+
+    /// Reaches it: at its variable, by itself, or by starting its broker. Nothing where its tests
+    /// do all that is needed.
+    pub(crate) fn reach(&self) -> Result<Option<Running>> {
+        if let Ok(url) = env::var(self.variable()) {
+            return Ok(Some(Running { url, _broker: None }));
+        }
+        match self.needs {
+            Needs::Nothing(url) => Ok(Some(Running { url: url.to_owned(), _broker: None })),
+            Needs::Broker(_) => self.start().map(Some),
+            Needs::Itself => Ok(None),
+            Needs::Help => Err(Error::new(format!(
+                "the backend `{}` needs a running broker: start one and set {} to its URL",
+                self.name,
+                self.variable()
             ))),
         }
     }
+
+    /// Starts its broker, whatever is running already.
+    pub(crate) fn start(&self) -> Result<Running> {
+        let Needs::Broker(start) = self.needs else {
+            return Err(Error::new(format!("`{}` has no broker that this could start", self.name)));
+        };
+        println!("starting the broker of {}", self.name);
+        let running = start().map_err(|error| Error::new(error.to_string()))?;
+        println!("{} is at {}", self.name, running.url);
+        Ok(running)
+    }
 }
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Backend {}
 
 fn needs() -> impl Iterator<Item = String> {
     BACKENDS.iter().filter(|backend| !backend.is_local()).map(Backend::package)
@@ -125,7 +194,14 @@ mod tests {
 
     #[test]
     fn memory_is_reached_without_a_broker() {
-        assert!(find("memory").unwrap().is_local());
-        assert!(!find("kafka").unwrap().is_local());
+        assert_eq!(find("memory").unwrap().reach().unwrap().unwrap().url, "memory://");
+        assert!(find("memory").unwrap().start().is_err());
+        assert!(find("kafka").unwrap().has_broker() && !find("kafka").unwrap().is_local());
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_what_to_do() {
+        let error = find("ucx").unwrap().reach().unwrap_err().to_string();
+        assert!(error.contains("FABRIC_TEST_UCX_URL"), "{error}");
     }
 }

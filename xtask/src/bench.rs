@@ -18,7 +18,9 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     if options.micro {
         return micro(workspace, options.quick);
     }
-    let chosen = backends::choose(workspace, &options.backends)?;
+    let memory = [backends::find("memory")?];
+    let given = if options.backends.is_empty() { &memory[..] } else { &options.backends };
+    let chosen = backends::choose(workspace, given)?;
     let benches = workspace.expect_member("fabric")?.targets("benches")?;
     if let Some(missing) = chosen.iter().find(|it| !benches.iter().any(|name| name == it.name)) {
         return Err(Error::new(format!("fabric/benches/{}.rs is missing", missing.name)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backends::Backend;
+use crate::backends::{self, Backend};
 use crate::cargo::{self, cargo};
 use crate::error::{Error, Result};
 use crate::steps::Steps;
@@ -10,6 +10,20 @@ use crate::workspace::Workspace;
 
 /// What an example is given on its command line. Those not listed are given nothing.
 const ARGUMENTS: &[(&str, &str)] = &[];
+
+/// What has to run unchanged on every broker.
+const ON_BROKERS: &[&str] = &[
+    "quickstart",
+    "consumer",
+    "consumer_group",
+    "dead_letter",
+    "fan_out",
+    "graceful_shutdown",
+    "idempotent",
+    "pub_sub",
+    "retry",
+    "saga",
+];
 
 /// Far more than any example needs; one that hangs must not hang us.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -38,9 +52,29 @@ pub(crate) fn run_all(workspace: &Workspace, features: &str, steps: &mut Steps) 
     Ok(())
 }
 
-/// Runs the quickstart against one backend.
-pub(crate) fn run_quickstart(workspace: &Workspace, backend: &Backend, url: &str) -> Result<()> {
-    run_one(workspace, &format!("--features {}", backend.name), "quickstart", url)
+/// Runs the quickstart and the examples of consumers against one backend, each below a prefix of its
+/// own, so that none finds what another left.
+pub(crate) fn run_on(
+    workspace: &Workspace,
+    backend: &Backend,
+    url: &str,
+    steps: &mut Steps,
+) -> Result<()> {
+    let fabric = workspace.expect_member("fabric")?;
+    let names = fabric.targets("examples")?;
+    if let Some(stale) = ON_BROKERS.iter().find(|name| !names.iter().any(|n| n == *name)) {
+        return Err(Error::new(format!("`{stale}` is to run on brokers and is no example")));
+    }
+    let own = backends::features_without_needs(&fabric.features).join(",");
+    let features = format!("--features {own},{}", backend.name);
+    for name in ON_BROKERS {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{separator}prefix=example-{}", name.replace('_', "-"));
+        steps.run(&format!("example {name} on {}", backend.name), || {
+            run_one(workspace, &features, name, &url)
+        });
+    }
+    Ok(())
 }
 
 fn run_one(workspace: &Workspace, features: &str, name: &str, args: &str) -> Result<()> {

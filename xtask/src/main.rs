@@ -1,9 +1,10 @@
-//! The project's own commands, reached as `cargo xtask`: test, bench, ci, docs.
+//! The project's own commands, reached as `cargo xtask`: test, bench, broker, ci, docs.
 #![expect(clippy::print_stdout, reason = "a program for people: its output is its purpose")]
 
 mod args;
 mod backends;
 mod bench;
+mod broker;
 mod cargo;
 mod ci;
 mod docs;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Test(backends) => test::run(&Workspace::load()?, &backends),
         Command::Bench(options) => bench::run(&Workspace::load()?, &options),
+        Command::Broker(action, named) => broker::run(&Workspace::load()?, action, &named),
         Command::Ci => ci::run(&Workspace::load()?),
         Command::Docs { check } => docs::run(&Workspace::load()?, check),
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::backends::{self, Backend};
+use crate::backends::{self, Backend, Running};
 use crate::cargo::{self, cargo};
 use crate::error::{Error, Result};
 use crate::examples;
@@ -11,17 +11,32 @@ use crate::workspace::Workspace;
 /// from the others, with its output shown.
 const SEEDED_BUGS: &str = "seeded_bugs";
 
+/// The test binary of `fabric-brokers` that starts real brokers.
+const SERVERS: &str = "servers";
+
 pub(crate) fn run(workspace: &Workspace, given: &[&'static Backend]) -> Result<()> {
-    let chosen = backends::choose(workspace, given)?;
-    // All URLs before the first test: a missing broker should not show after ten minutes.
-    let urls = chosen.iter().map(|backend| backend.url()).collect::<Result<Vec<_>>>()?;
+    let everything = given.is_empty();
+    let chosen =
+        if everything { backends::all(workspace) } else { backends::choose(workspace, given)? };
+    // All brokers before the first test: one that is missing should not show after ten minutes. They
+    // end with this program, however it ends.
+    let mut reached = Vec::new();
+    for backend in chosen {
+        reached.push((backend, backend.reach()?));
+    }
     let mut steps = Steps::new();
-    for (backend, url) in chosen.into_iter().zip(urls) {
+    for (backend, running) in &reached {
         if backend.is_local() {
             all_without_broker(workspace, &mut steps)?;
         } else {
-            one_with_broker(workspace, backend, &url, &mut steps);
+            one_with_broker(workspace, backend, running.as_ref(), &mut steps)?;
         }
+    }
+    if everything && reached.iter().any(|(backend, _)| backend.has_broker()) {
+        steps.run("tests of the brokers for tests", || {
+            let line = format!("test -p fabric-brokers --all-features --test {SERVERS}");
+            cargo::run(&mut cargo(workspace, &line))
+        });
     }
     steps.finish()
 }
@@ -52,15 +67,30 @@ fn all_without_broker(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     examples::run_all(workspace, &format!("--features {own}"), steps)
 }
 
-fn one_with_broker(workspace: &Workspace, backend: &Backend, url: &str, steps: &mut Steps) {
+fn one_with_broker(
+    workspace: &Workspace,
+    backend: &Backend,
+    running: Option<&Running>,
+    steps: &mut Steps,
+) -> Result<()> {
     let package = backend.package();
     steps.run(&format!("tests of {package}"), || {
         let line = format!("test -p {package} --all-features --no-fail-fast");
-        cargo::run(&mut cargo(workspace, &line))
+        let mut command = cargo(workspace, &line);
+        if let Some(running) = running {
+            command.env(backend.variable(), &running.url);
+        }
+        cargo::run(&mut command)
     });
-    steps.run(&format!("quickstart on {}", backend.name), || {
-        examples::run_quickstart(workspace, backend, url)
-    });
+    match running {
+        Some(running) => examples::run_on(workspace, backend, &running.url, steps),
+        None => {
+            let variable = backend.variable();
+            let why = format!("no broker is running; {variable} names one that is");
+            steps.not_run(&format!("examples on {}", backend.name), &why);
+            Ok(())
+        }
+    }
 }
 
 /// Every feature of every crate, save those that bring in a broker's client.
@@ -80,7 +110,7 @@ fn test_targets(workspace: &Workspace, left_out: &[String]) -> Result<Vec<String
     for member in workspace.members.iter().filter(|member| !left_out.contains(&member.name)) {
         names.extend(member.targets("tests")?);
     }
-    names.retain(|name| name != SEEDED_BUGS);
+    names.retain(|name| name != SEEDED_BUGS && name != SERVERS);
     names.sort();
     names.dedup();
     Ok(names)

@@ -1,5 +1,6 @@
 //! What all brokers have in common.
 
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use crate::{Error, Process, Result};
 
 /// A broker of one node or several, each of them a process.
-pub trait Broker: Send + Sync + 'static {
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Its nodes.
     fn processes(&self) -> Vec<&Process>;
 
