@@ -46,6 +46,7 @@
 //! # Ok::<(), fabric_core::Error>(())
 //! ```
 
+pub mod block;
 mod escape;
 mod name;
 mod read;
