@@ -26,6 +26,13 @@ pub mod memory {
     pub use fabric_memory::*;
 }
 
+#[cfg(feature = "zmq")]
+pub mod zmq {
+    //! The backend over ZeroMQ: `zmq+tcp://host:5555,5556` and `zmq+ipc:///path`; and its broker.
+    #[doc(inline)]
+    pub use fabric_zmq::*;
+}
+
 #[cfg(feature = "testing")]
 pub mod testing {
     //! Tests of services on virtual time: a memory fabric with seeded faults, a record of all that
@@ -45,6 +52,8 @@ mod pages {
     mod configuration {}
     #[doc = include_str!("../../docs/memory.md")]
     mod memory {}
+    #[doc = include_str!("../../docs/zmq.md")]
+    mod zmq {}
 }
 
 /// The page about tests, which needs more features than the others.

@@ -16,6 +16,8 @@ const BUILTIN: &[Builtin] = &[
         schemes: fabric_memory::SCHEMES,
         connect: |dsn| shared(fabric_memory::Memory::connect(dsn)),
     },
+    #[cfg(feature = "zmq")]
+    Builtin { schemes: fabric_zmq::SCHEMES, connect: |dsn| shared(fabric_zmq::Zmq::connect(dsn)) },
 ];
 
 struct Builtin {
@@ -27,7 +29,7 @@ struct Builtin {
 /// version has it.
 const KNOWN: &[(&[&str], &str, bool)] = &[
     (&["memory"], "memory", true),
-    (&["zmq"], "zmq", false),
+    (&["zmq"], "zmq", true),
     (&["redis", "rediss"], "redis", false),
     (&["nats", "tls"], "nats", false),
     (&["amqp", "amqps"], "amqp", false),

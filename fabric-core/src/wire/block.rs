@@ -109,10 +109,40 @@ pub struct Stamp {
 /// # Errors
 /// `TooLarge` for a block of more than [`MAX_LEN`] bytes or a payload of 4 GiB; `out` is unchanged.
 pub fn write(out: &mut Vec<u8>, stamp: Stamp, event: &Event, payload_len: usize) -> Result<()> {
+    put(out, stamp, event, payload_len, false)
+}
+
+/// As [`write`], with the event's topic as a pair: for what travels under another one.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_elsewhere(
+    out: &mut Vec<u8>,
+    stamp: Stamp,
+    event: &Event,
+    payload_len: usize,
+) -> Result<()> {
+    put(out, stamp, event, payload_len, true)
+}
+
+fn put(
+    out: &mut Vec<u8>,
+    stamp: Stamp,
+    event: &Event,
+    payload_len: usize,
+    elsewhere: bool,
+) -> Result<()> {
     let start = begin(out, stamp);
     let mut pairs: u16 = 0;
     let mut too_long = false;
     let topic = event.topic();
+    if elsewhere {
+        // A topic has at most 200 bytes.
+        out.push(code::of(Known::Topic));
+        out.extend_from_slice(&(topic.as_str().len() as u16).to_le_bytes());
+        out.extend_from_slice(topic.as_str().as_bytes());
+        pairs = 1;
+    }
     STYLE.write(event, |name, value| {
         match name {
             Name::Known(Known::SpecVersion | Known::TraceParent | Known::TraceState) => return,
@@ -208,7 +238,8 @@ impl<'a> Block<'a> {
         }
         if preamble[2] != VERSION {
             let version = preamble[2];
-            let text = format!("header blocks of version {version} are not read here, only {VERSION}");
+            let text =
+                format!("header blocks of version {version} are not read here, only {VERSION}");
             return Err(codec(text));
         }
         let kind = Kind::read(preamble[3])
@@ -242,6 +273,17 @@ impl<'a> Block<'a> {
         self.payload_len
     }
 
+    /// The value of one pair, if the block has it.
+    #[must_use]
+    pub fn find(&self, known: Known) -> Option<&'a [u8]> {
+        let mut pairs = Pairs { rest: self.body };
+        (0..self.pairs).find_map(|_| match pairs.next() {
+            Ok(Pair::Known(found, value)) if found == known => Some(Some(value)),
+            Ok(_) => None,
+            Err(_) => Some(None),
+        })?
+    }
+
     /// The event of this block, on `topic`. What cannot be read of it is its fault.
     #[must_use]
     pub fn event(
@@ -252,12 +294,16 @@ impl<'a> Block<'a> {
     ) -> Received {
         reader.pair(STYLE.known(Known::SpecVersion), b"1.0");
         let mut typed = false;
+        let mut named = topic.as_str().as_bytes();
         let mut pairs = Pairs { rest: self.body };
         let mut fault = None;
         for _ in 0..self.pairs {
             match pairs.next() {
                 Ok(Pair::Known(known, value)) => {
                     typed |= known == Known::Type;
+                    if known == Known::Topic {
+                        named = value;
+                    }
                     reader.pair(STYLE.known(known), value);
                 }
                 Ok(Pair::Extension(name, value)) => {
@@ -276,7 +322,7 @@ impl<'a> Block<'a> {
             fault = Some(codec(format!("{left} bytes are behind the last pair of a header block")));
         }
         if !typed {
-            reader.pair(STYLE.known(Known::Type), topic.as_str().as_bytes());
+            reader.pair(STYLE.known(Known::Type), named);
         }
         let mut received = reader.finish(topic, payload);
         received.fault = fault.or(received.fault);

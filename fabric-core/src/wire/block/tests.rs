@@ -16,7 +16,8 @@ fn plain() -> Event {
 }
 
 fn full() -> Event {
-    let trace = TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
+    let trace =
+        TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
     Event::of(plain())
         .event_type("order")
         .key("c-7")
@@ -74,6 +75,22 @@ fn an_event_comes_back_whole() {
         assert_eq!(back.header("empty"), event.header("empty"));
         assert_eq!(back.extension("sampledrate"), event.extension("sampledrate"));
     }
+}
+
+#[test]
+fn an_event_that_travels_under_another_topic_keeps_its_own() {
+    let event = plain();
+    let mut bytes = Vec::new();
+    write_elsewhere(&mut bytes, STAMP, &event, 2).unwrap();
+    let (block, _) = Block::parse(&bytes).unwrap();
+    assert_eq!(block.find(Known::Topic), Some(&b"orders.created"[..]));
+    assert_eq!(block.find(Known::Id), Some(&b"o-42"[..]));
+    assert_eq!(block.find(Known::Key), None);
+    let way = Topic::new("way").unwrap();
+    let received = block.event(&mut Reader::new(STYLE), &way, event.payload().clone());
+    assert!(received.fault.is_none());
+    assert_eq!(received.event.topic(), event.topic());
+    assert_eq!(received.event.event_type(), "orders.created");
 }
 
 #[test]

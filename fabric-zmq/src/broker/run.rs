@@ -1,0 +1,517 @@
+//! The loop of the broker.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fabric_core::Result;
+use fabric_core::wire::Known;
+use fabric_core::wire::block::{self, Block, Kind, Stamp};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use uuid::Uuid;
+use zmq::{Context, DONTWAIT, Message, PollEvents, SNDMORE, Socket, SocketType};
+
+use super::config::BrokerConfig;
+use super::counts::{Counts, Shared};
+use super::door::Door;
+use super::responders::{Responders, Way};
+use crate::config::BrokerAddress;
+use crate::control::{self, Registration};
+use crate::error::from_zmq;
+use crate::monitor::{Link, Monitor};
+use crate::publish::send_frames;
+use crate::socket::{Tuning, millis};
+use crate::sys::{self, PublishOption};
+use crate::track::{Seen, Track};
+
+/// How many messages are taken from one socket before the others have their turn.
+const TURN: usize = 1000;
+/// How often the loop turns when there is nothing to do.
+const IDLE: Duration = Duration::from_millis(100);
+/// For how long publishers have to be silent before a stop believes that they are done.
+const SILENCE: Duration = Duration::from_millis(50);
+/// How often linked brokers are told who answers what here.
+const LINK_BEAT: Duration = Duration::from_secs(1);
+
+/// What the loop is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// To end within this time.
+    Stop(Duration),
+}
+
+impl Command {
+    pub(super) fn write(self) -> [u8; 8] {
+        let Self::Stop(deadline) = self;
+        u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).to_le_bytes()
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let millis = bytes.try_into().map_or(0, u64::from_le_bytes);
+        Self::Stop(Duration::from_millis(millis))
+    }
+}
+
+/// The broker, inside its thread.
+pub(super) struct Run {
+    id: Uuid,
+    frontend: Socket,
+    backend: Socket,
+    links: Option<Links>,
+    control: Socket,
+    door: Option<Door>,
+    monitors: [Monitor; 2],
+    address: BrokerAddress,
+    link_address: Option<String>,
+    counts: Counts,
+    responders: Responders,
+    shared: Arc<Shared>,
+    stop: Option<Instant>,
+    spoken: Instant,
+}
+
+/// The sockets that link brokers, and what came by them.
+struct Links {
+    /// Others read from here what this broker's own publishers send.
+    out: Socket,
+    /// What others' publishers send.
+    into: Socket,
+    tracks: HashMap<Vec<u8>, Track, RandomState>,
+    max_topics: usize,
+    tick: u64,
+    told: Instant,
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Publisher,
+    Link,
+}
+
+impl Run {
+    /// Opens and binds everything.
+    pub(super) fn prepare(
+        context: &Context,
+        config: &BrokerConfig,
+        control: Socket,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
+        let wrap = |error| from_zmq(error, "starting the broker");
+        let tuning = Tuning {
+            hwm: i32::try_from(config.hwm).unwrap_or(i32::MAX),
+            max_frame: i64::try_from(config.max_message).unwrap_or(i64::MAX),
+            link_timeout: config.link_timeout,
+            reconnect: (Duration::from_millis(50), Duration::from_millis(500)),
+        };
+        let frontend = tuning.open(context, SocketType::XSUB)?;
+        let mut backend = tuning.open(context, SocketType::XPUB)?;
+        sys::switch_on(&mut backend, PublishOption::Verbose).map_err(wrap)?;
+        let door = Door::open(context, config)?;
+        for socket in [&frontend, &backend] {
+            if door.is_some() {
+                Door::guard(socket)?;
+            }
+            if let Some(keys) = &config.keys {
+                keys.serve(socket)?;
+            }
+        }
+        let monitors = [Monitor::attach(context, &frontend)?, Monitor::attach(context, &backend)?];
+        let address = BrokerAddress {
+            backend: bind(&backend, &config.backend)?,
+            frontend: bind(&frontend, &config.frontend)?,
+        };
+        // Publishers send everything: who wants what is decided here.
+        frontend.send(&b"\x01"[..], 0).map_err(wrap)?;
+        let now = Instant::now();
+        let mut link_address = None;
+        let links = if config.link_bind.is_some() || !config.links.is_empty() {
+            let mut out = tuning.open(context, SocketType::XPUB)?;
+            sys::switch_on(&mut out, PublishOption::Verbose).map_err(wrap)?;
+            if let Some(at) = &config.link_bind {
+                link_address = Some(bind(&out, at)?);
+            }
+            let into = tuning.open(context, SocketType::SUB)?;
+            into.set_subscribe(b"").map_err(wrap)?;
+            for other in &config.links {
+                let text = format!("linking with {other}");
+                into.connect(other).map_err(|error| from_zmq(error, &text))?;
+            }
+            let max_topics = config.max_topics;
+            let tracks = HashMap::default();
+            Some(Links { out, into, tracks, max_topics, tick: 0, told: now })
+        } else {
+            None
+        };
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+        Ok(Self {
+            id,
+            frontend,
+            backend,
+            links,
+            control,
+            door,
+            monitors,
+            address,
+            link_address,
+            counts: Counts::new(config.max_topics),
+            responders: Responders::default(),
+            shared,
+            stop: None,
+            spoken: now,
+        })
+    }
+
+    pub(super) fn address(&self) -> BrokerAddress {
+        self.address.clone()
+    }
+
+    pub(super) fn link_address(&self) -> Option<String> {
+        self.link_address.clone()
+    }
+
+    /// Turns until it is told to stop.
+    pub(super) fn until_stopped(mut self) {
+        let end = loop {
+            let now = Instant::now();
+            if let Some(until) = self.stop
+                && (now >= until || now - self.spoken > SILENCE)
+            {
+                self.shared.drained.store(now < until, Ordering::Release);
+                break until;
+            }
+            let nap = if self.stop.is_some() { Duration::from_millis(5) } else { IDLE };
+            self.wait(nap);
+            // Subscriptions first: what is published after one is answered has to find it.
+            self.hear();
+            self.carry();
+            self.carry_links();
+            self.look_around();
+        };
+        let linger = millis(end.saturating_duration_since(Instant::now()));
+        let _ = self.backend.set_linger(linger);
+        if let Some(links) = &self.links {
+            let _ = links.out.set_linger(linger);
+        }
+        self.counts.show(&self.shared, Instant::now(), true);
+        self.shared.running.store(false, Ordering::Release);
+        tracing::info!(messages = self.counts.stats.messages, "the broker has stopped");
+    }
+
+    fn wait(&self, most: Duration) {
+        let mut items = Vec::with_capacity(8);
+        items.extend([&self.frontend, &self.backend, &self.control]);
+        items.extend(self.monitors.iter().map(|monitor| &monitor.socket));
+        items.extend(self.door.as_ref().map(|door| &door.socket));
+        items.extend(self.links.iter().flat_map(|links| [&links.into, &links.out]));
+        let mut items: Vec<_> =
+            items.into_iter().map(|socket| socket.as_poll_item(PollEvents::POLLIN)).collect();
+        // An interrupted wait is one that ended early.
+        let _ = zmq::poll(&mut items, i64::from(millis(most)));
+    }
+
+    /// Takes subscriptions, and does what some of them ask for.
+    fn hear(&mut self) {
+        for _ in 0..TURN {
+            let Ok(frame) = self.backend.recv_bytes(DONTWAIT) else { return };
+            let Some((&first, subscription)) = frame.split_first() else { continue };
+            let on = first == 1;
+            if !subscription.starts_with(b"_fabric.") {
+                let count = &mut self.counts.stats.subscriptions;
+                *count = if on { *count + 1 } else { count.saturating_sub(1) };
+            } else if let Some(number) = control::number(subscription, control::SYNC) {
+                if on {
+                    self.mark(number);
+                }
+            } else if subscription.starts_with(control::LIST.as_bytes()) {
+                if on {
+                    self.ask_publishers(subscription);
+                }
+            } else if let Some(registration) = Registration::read(subscription) {
+                match on {
+                    true => self.responders.add(registration),
+                    false => self.responders.remove(&registration),
+                }
+                self.counts.stats.responders = self.responders.len() as u64;
+            }
+        }
+    }
+
+    /// Tells a subscriber that what it had subscribed to before is in force.
+    fn mark(&self, number: Uuid) {
+        let topic = control::numbered(control::SYNC, number);
+        self.say(&self.backend, &topic, (Kind::Marker, 0), &[]);
+    }
+
+    /// Passes on that every publisher is to tell of all its topics.
+    fn ask_publishers(&self, subscription: &[u8]) {
+        for first in [1, 0] {
+            let mut frame = vec![first];
+            frame.extend_from_slice(subscription);
+            let _ = self.frontend.send(frame, DONTWAIT);
+        }
+    }
+
+    /// Says something of the broker's own.
+    fn say(&self, socket: &Socket, topic: &str, (kind, sequence): (Kind, u64), payload: &[u8]) {
+        let mut bytes = Vec::with_capacity(block::PREAMBLE);
+        let stamp = Stamp { kind, publisher: *self.id.as_bytes(), sequence };
+        if block::write_bare(&mut bytes, stamp, payload.len()).is_ok() {
+            let _ = send_frames(socket, topic, &bytes, payload);
+        }
+    }
+
+    /// Carries what publishers send.
+    fn carry(&mut self) {
+        for n in 0..TURN {
+            let Ok(topic) = self.frontend.recv_msg(DONTWAIT) else { return };
+            if n == 0 {
+                self.spoken = Instant::now();
+            }
+            self.carry_one(topic, From::Publisher);
+        }
+    }
+
+    fn carry_links(&mut self) {
+        for _ in 0..TURN {
+            let Some(links) = &self.links else { return };
+            let Ok(topic) = links.into.recv_msg(DONTWAIT) else { break };
+            self.carry_one(topic, From::Link);
+        }
+        let Some(links) = &self.links else { return };
+        while let Ok(frame) = links.out.recv_bytes(DONTWAIT) {
+            if frame.first() == Some(&1) && frame[1..].starts_with(control::LIST.as_bytes()) {
+                self.ask_publishers(&frame[1..]);
+            }
+        }
+    }
+
+    /// Carries one message of which the first frame was taken.
+    fn carry_one(&mut self, topic: Message, from: From) {
+        let stats = &mut self.counts.stats;
+        match from {
+            From::Publisher => stats.messages += 1,
+            From::Link => stats.linked += 1,
+        }
+        if !topic.get_more() {
+            stats.foreign += 1;
+            return;
+        }
+        let source = match (&self.links, from) {
+            (Some(links), From::Link) => &links.into,
+            _ => &self.frontend,
+        };
+        let Ok(second) = source.recv_msg(DONTWAIT) else { return };
+        let third = if second.get_more() { source.recv_msg(DONTWAIT).ok() } else { None };
+        if third.as_ref().is_some_and(Message::get_more) {
+            // None of ours has so many; nobody could read it.
+            while source.recv_msg(DONTWAIT).is_ok_and(|frame| frame.get_more()) {}
+            stats.foreign += 1;
+            return;
+        }
+        let bytes = (topic.len() + second.len() + third.as_ref().map_or(0, |it| it.len())) as u64;
+        stats.bytes += bytes;
+        if topic.starts_with(b"_")
+            && (topic.starts_with(b"_fabric.") || topic.starts_with(b"_reply."))
+        {
+            stats.control += 1;
+            if let Some(third) = third {
+                self.control(&topic, second, third, from);
+            }
+            return;
+        }
+        let events = match &third {
+            Some(_) => count_blocks(&second),
+            // The payload alone, by a program that knows nothing of events.
+            None => Some(1),
+        };
+        let Some(events) = events else {
+            // It is carried all the same: whoever reads it is told that it is no event.
+            stats.foreign += 1;
+            self.forward(topic, second, third, from);
+            return;
+        };
+        if self.links.is_some() && third.is_some() && self.came_before(&topic, &second) {
+            self.counts.stats.duplicates += 1;
+            return;
+        }
+        self.counts.stats.events += events;
+        let count = self.counts.topic(&topic);
+        count.events += events;
+        count.bytes += bytes;
+        self.forward(topic, second, third, from);
+    }
+
+    /// To this broker's subscribers, and what its own publishers sent to linked brokers.
+    fn forward(&self, topic: Message, second: Message, third: Option<Message>, from: From) {
+        if let (Some(links), From::Publisher) = (&self.links, from) {
+            let more = if third.is_some() { SNDMORE } else { 0 };
+            let sent = links
+                .out
+                .send(&topic[..], DONTWAIT | SNDMORE)
+                .and_then(|()| links.out.send(&second[..], DONTWAIT | more));
+            if let (Ok(()), Some(third)) = (sent, &third) {
+                let _ = links.out.send(&third[..], DONTWAIT);
+            }
+        }
+        // A subscriber whose queue is full loses it, and sees that by the sequences.
+        let more = if third.is_some() { SNDMORE } else { 0 };
+        let sent = self
+            .backend
+            .send(topic, DONTWAIT | SNDMORE)
+            .and_then(|()| self.backend.send(second, DONTWAIT | more));
+        if let (Ok(()), Some(third)) = (sent, third) {
+            let _ = self.backend.send(third, DONTWAIT);
+        }
+    }
+
+    /// Whether the first event of a message came already, by another way.
+    fn came_before(&mut self, topic: &[u8], blocks: &[u8]) -> bool {
+        let Some(links) = &mut self.links else { return false };
+        links.tick += 1;
+        if links.tracks.len() >= links.max_topics && !links.tracks.contains_key(topic) {
+            return false;
+        }
+        let track = links.tracks.entry_ref(topic).or_default();
+        let mut rest = blocks;
+        let mut before = false;
+        while let Ok((block, behind)) = Block::parse(rest) {
+            let Stamp { publisher, sequence, .. } = block.stamp();
+            before |= track.event(&publisher, sequence, links.tick, || None) == Seen::Duplicate;
+            rest = behind;
+        }
+        before
+    }
+
+    /// A message of Fabric's own.
+    fn control(&mut self, topic: &[u8], second: Message, third: Message, from: From) {
+        if topic == control::REQUEST.as_bytes() {
+            self.route(&second, &third, from);
+            return;
+        }
+        if let Some(rest) = topic.strip_prefix(control::LINK.as_bytes()) {
+            match (from, rest) {
+                (From::Link, []) => {
+                    if let Ok((block, _)) = Block::parse(&second) {
+                        let broker = Uuid::from_bytes(block.stamp().publisher);
+                        let list = String::from_utf8_lossy(&third);
+                        self.responders.told(broker, &list, Instant::now());
+                    }
+                }
+                (From::Link, [b'.', number @ ..])
+                    if Uuid::try_parse_ascii(number).ok() == Some(self.id) =>
+                {
+                    self.route(&second, &third, from);
+                }
+                _ => {}
+            }
+            return;
+        }
+        // A copy, since the caller keeps the topic to look at it.
+        self.forward(Message::from(topic), second, Some(third), from);
+    }
+
+    /// A request goes to one responder, here or at a linked broker, or comes back.
+    fn route(&mut self, second: &Message, third: &Message, from: From) {
+        let Ok((block, _)) = Block::parse(second) else {
+            self.counts.stats.foreign += 1;
+            return;
+        };
+        let stamp = block.stamp();
+        let topic = block.find(Known::Topic).and_then(|topic| std::str::from_utf8(topic).ok());
+        let now = (from == From::Publisher).then(Instant::now);
+        let way = topic.and_then(|topic| self.responders.find(topic, now));
+        match way {
+            Some(Way::Here(address)) => {
+                self.counts.stats.requests += 1;
+                let _ = send_frames(&self.backend, &address, second, third);
+            }
+            Some(Way::There(broker)) => {
+                self.counts.stats.requests += 1;
+                let topic = format!("{}.{broker}", control::LINK);
+                if let Some(links) = &self.links {
+                    let _ = send_frames(&links.out, &topic, second, third);
+                }
+            }
+            None => {
+                self.counts.stats.unanswered += 1;
+                let caller = Uuid::from_bytes(stamp.publisher);
+                let topic = control::numbered(control::REPLY, caller);
+                let kind = (Kind::NoResponders, stamp.sequence);
+                self.say(&self.backend, &topic, kind, &[]);
+                if let (Some(links), From::Link) = (&self.links, from) {
+                    self.say(&links.out, &topic, kind, &[]);
+                }
+            }
+        }
+    }
+
+    /// Connections, questions at the door, the others, the clock.
+    fn look_around(&mut self) {
+        let now = Instant::now();
+        self.shared.turn(now);
+        let stats = &mut self.counts.stats;
+        let [frontend, backend] = &self.monitors;
+        for (monitor, count) in
+            [(frontend, &mut stats.publishers), (backend, &mut stats.subscribers)]
+        {
+            while let Some((link, endpoint)) = monitor.next() {
+                match link {
+                    Link::Up => *count += 1,
+                    Link::Down => *count = count.saturating_sub(1),
+                    Link::Refused(why) => {
+                        stats.refused += 1;
+                        tracing::warn!(endpoint, ?why, "a connection did not come about");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(door) = &self.door {
+            let connected = stats.publishers.max(stats.subscribers);
+            stats.refused += door.answer(usize::try_from(connected).unwrap_or(usize::MAX));
+        }
+        if let Some(links) = &mut self.links
+            && (self.responders.changed || now - links.told > LINK_BEAT)
+        {
+            links.told = now;
+            let list = self.responders.write();
+            if let Some(links) = &self.links {
+                self.say(&links.out, control::LINK, (Kind::Marker, 0), list.as_bytes());
+            }
+        }
+        let asked = self.shared.asked.swap(false, Ordering::AcqRel);
+        self.counts.show(&self.shared, now, asked);
+        if self.stop.is_none()
+            && let Ok(command) = self.control.recv_bytes(DONTWAIT)
+        {
+            let Command::Stop(deadline) = Command::read(&command);
+            self.stop = Some(now + deadline);
+            self.spoken = now;
+            for (socket, address) in
+                [(&self.frontend, &self.address.frontend), (&self.backend, &self.address.backend)]
+            {
+                let _ = socket.unbind(address);
+            }
+        }
+    }
+}
+
+/// How many blocks there are one behind the other; `None` if they are none.
+fn count_blocks(mut bytes: &[u8]) -> Option<u64> {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        bytes = Block::parse(bytes).ok()?.1;
+        count += 1;
+    }
+    (count > 0).then_some(count)
+}
+
+/// Listens, and says where: with the port that was found for `*`.
+fn bind(socket: &Socket, endpoint: &str) -> Result<String> {
+    let text = format!("listening on {endpoint}");
+    socket.bind(endpoint).map_err(|error| from_zmq(error, &text))?;
+    let bound = socket.get_last_endpoint().map_err(|error| from_zmq(error, &text))?;
+    Ok(bound.unwrap_or_else(|_| endpoint.to_owned()))
+}

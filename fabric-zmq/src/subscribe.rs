@@ -1,0 +1,699 @@
+//! Subscribing: one socket for all subscriptions of a client, read by one task.
+//!
+//! The socket has to be entered for libzmq to answer a new connection with the subscriptions, so it
+//! is read whether or not anybody reads a subscription; what waits too long is dropped and counted.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use fabric_core::wire::Reader as Decoder;
+use fabric_core::wire::block::{self, Block, Kind};
+use fabric_core::{Error, ErrorKind, Event, Pattern, PatternTrie, Patterns, Result, Topic};
+use foldhash::fast::RandomState;
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+use zmq::{DONTWAIT, Message, Socket};
+
+use crate::control;
+use crate::error::{closed, from_zmq};
+use crate::queue::{Bound, Queue};
+use crate::request::Requested;
+use crate::sequence::entries;
+use crate::track::{Publishers, Seen, Sender, Tick, Track};
+
+/// How many messages are taken before others have their turn.
+const TURN: usize = 256;
+/// Up to which size a payload is copied rather than shared with libzmq's buffer.
+const COPIED: usize = 2048;
+
+/// The subscribing side of a client.
+pub(crate) struct Receiver {
+    socket: Mutex<Option<Socket>>,
+    table: Mutex<Table>,
+    /// How many of those on the other side are connected.
+    links: AtomicUsize,
+    pub(crate) counts: Counts,
+    max_topics: usize,
+    raw: bool,
+    own: Sender,
+    /// Where requests go whose responder has just left.
+    astray: mpsc::Sender<Astray>,
+}
+
+/// A request for a responder that is no longer here, as it came.
+#[derive(Debug)]
+pub(crate) struct Astray {
+    pub(crate) block: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What was received, and what was wrong with it.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) received: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    /// Messages that are none of ours.
+    pub(crate) foreign: AtomicU64,
+    /// Answers for which nobody waited any longer.
+    pub(crate) late: AtomicU64,
+}
+
+struct Table {
+    trie: PatternTrie<u64>,
+    queues: HashMap<u64, Arc<Queue>, RandomState>,
+    next: u64,
+    topics: HashMap<Vec<u8>, Heard, RandomState>,
+    publishers: Publishers,
+    tick: Tick,
+    generation: u64,
+    decoder: Decoder,
+    markers: HashMap<Uuid, Marker, RandomState>,
+    answers: HashMap<u64, oneshot::Sender<Result<Event>>, RandomState>,
+    responders: HashMap<Uuid, mpsc::Sender<Requested>, RandomState>,
+}
+
+/// What is known of a topic.
+struct Heard {
+    topic: Topic,
+    readers: SmallVec<[Arc<Queue>; 1]>,
+    /// Of which state of the subscriptions `readers` is.
+    generation: u64,
+    track: Track,
+}
+
+/// Somebody waits for a subscription to arrive.
+struct Marker {
+    from: HashSet<Sender, RandomState>,
+    queue: Option<Arc<Queue>>,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// One message, in frames.
+type Frames = SmallVec<[Message; 3]>;
+
+impl Receiver {
+    pub(crate) fn new(
+        own: Sender,
+        max_topics: usize,
+        raw: bool,
+        socket: Socket,
+        astray: mpsc::Sender<Astray>,
+    ) -> Self {
+        let table = Table {
+            trie: PatternTrie::new(),
+            queues: HashMap::default(),
+            next: 0,
+            topics: HashMap::default(),
+            publishers: Publishers::default(),
+            tick: 1,
+            generation: 0,
+            decoder: Decoder::new(block::STYLE),
+            markers: HashMap::default(),
+            answers: HashMap::default(),
+            responders: HashMap::default(),
+        };
+        Self {
+            socket: Mutex::new(Some(socket)),
+            table: Mutex::new(table),
+            links: AtomicUsize::new(0),
+            counts: Counts::default(),
+            max_topics,
+            raw,
+            own,
+            astray,
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls into the socket.
+    pub(crate) fn with_socket<T>(&self, call: impl FnOnce(&Socket) -> zmq::Result<T>) -> Result<T> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = socket.as_ref() else { return Err(closed()) };
+        call(socket).map_err(|error| from_zmq(error, "subscribing"))
+    }
+
+    /// Takes the socket away: nothing is received any more, and every subscription ends.
+    pub(crate) fn take_socket(&self) -> Option<Socket> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut table = self.table();
+        table.markers.clear();
+        table.answers.clear();
+        table.responders.clear();
+        let queues: Vec<_> = table.queues.values().cloned().collect();
+        drop(table);
+        for queue in queues {
+            queue.end(Some(closed()));
+        }
+        socket
+    }
+
+    /// How many of those on the other side are connected.
+    pub(crate) fn links(&self) -> usize {
+        self.links.load(Ordering::Acquire)
+    }
+
+    /// How many are connected now; fewer may be enough for a marker that is waited for.
+    pub(crate) fn set_links(&self, links: usize) {
+        self.links.store(links, Ordering::Release);
+        let mut table = self.table();
+        let tick = table.tick;
+        table.markers.values_mut().for_each(|marker| marker.settle(links, tick));
+    }
+
+    /// Adds a queue; nothing is subscribed to yet.
+    pub(crate) fn add(
+        &self,
+        patterns: &Patterns,
+        bound: Bound,
+        skip: Vec<(Topic, u64)>,
+    ) -> (u64, Arc<Queue>) {
+        let queue = Arc::new(Queue::new(patterns.clone(), bound, skip));
+        let mut table = self.table();
+        let id = table.next;
+        table.next += 1;
+        for pattern in patterns.iter() {
+            table.trie.insert(pattern, id);
+        }
+        table.queues.insert(id, Arc::clone(&queue));
+        table.generation += 1;
+        (id, queue)
+    }
+
+    /// Takes a queue out and its subscriptions back.
+    pub(crate) fn remove(&self, id: u64) {
+        let mut table = self.table();
+        let Some(queue) = table.queues.remove(&id) else { return };
+        for pattern in queue.patterns.iter() {
+            table.trie.remove(pattern, &id);
+        }
+        table.generation += 1;
+        drop(table);
+        queue.end(None);
+        let _ = self.with_socket(|socket| {
+            queue.patterns.iter().try_for_each(|it| socket.set_unsubscribe(prefix(it)))
+        });
+    }
+
+    /// Subscribes to the beginnings of all that the patterns match.
+    pub(crate) fn ask_for(&self, patterns: &Patterns) -> Result<()> {
+        self.with_socket(|socket| {
+            patterns.iter().try_for_each(|it| socket.set_subscribe(prefix(it)))
+        })
+    }
+
+    /// Asks for a marker: what was subscribed to before is in force once it comes.
+    pub(crate) fn mark(&self, number: Uuid, queue: Option<Arc<Queue>>) -> oneshot::Receiver<()> {
+        let (done, waiting) = oneshot::channel();
+        let marker = Marker { from: HashSet::default(), queue, done: Some(done) };
+        self.table().markers.insert(number, marker);
+        waiting
+    }
+
+    /// Nobody waits for this marker any longer.
+    pub(crate) fn unmark(&self, number: Uuid) {
+        self.table().markers.remove(&number);
+    }
+
+    /// Somebody waits for the answer with this number.
+    pub(crate) fn await_answer(&self, number: u64) -> oneshot::Receiver<Result<Event>> {
+        let (answer, waiting) = oneshot::channel();
+        self.table().answers.insert(number, answer);
+        waiting
+    }
+
+    /// Nobody waits for this answer any longer.
+    pub(crate) fn forget_answer(&self, number: u64) {
+        self.table().answers.remove(&number);
+    }
+
+    /// Requests for this responder go there.
+    pub(crate) fn add_responder(&self, id: Uuid, requests: mpsc::Sender<Requested>) {
+        self.table().responders.insert(id, requests);
+    }
+
+    /// No more requests for this responder.
+    pub(crate) fn remove_responder(&self, id: Uuid) {
+        self.table().responders.remove(&id);
+    }
+
+    /// Takes what has come, up to a turn's worth; says whether there may be more.
+    pub(crate) fn drive(&self) -> bool {
+        let mut taken: SmallVec<[Frames; 8]> = SmallVec::new();
+        let more = {
+            let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(socket) = socket.as_ref() else { return false };
+            loop {
+                if taken.len() == TURN {
+                    break true;
+                }
+                match receive(socket) {
+                    Some(frames) => taken.push(frames),
+                    None => break false,
+                }
+            }
+        };
+        if !taken.is_empty() {
+            let mut table = self.table();
+            for frames in taken {
+                table.tick += 1;
+                self.dispatch(&mut table, frames);
+            }
+        }
+        more
+    }
+
+    fn dispatch(&self, table: &mut Table, mut frames: Frames) {
+        let expected = if self.raw { 2 } else { 3 };
+        let topic = frames.first().map_or(&[][..], |topic| topic);
+        let known = frames.len() == 3 && topic.starts_with(b"_");
+        if !known && frames.len() != expected {
+            let text = format!("a message of {} frames is no event", frames.len());
+            return self.foreign(table, &frames, &codec(text));
+        }
+        let Some(payload) = frames.pop() else { return };
+        if frames.len() == 1 {
+            return self.raw(table, &frames[0], payload);
+        }
+        if topic_is_control(&frames[0]) {
+            return self.control(table, &frames[0], &frames[1], payload);
+        }
+        let (topic, blocks) = (&frames[0], &frames[1]);
+        if let Err(error) = self.events(table, topic, blocks, payload) {
+            self.foreign(table, &frames, &error);
+        }
+    }
+
+    /// The events of one message.
+    fn events(
+        &self,
+        table: &mut Table,
+        topic: &[u8],
+        blocks: &[u8],
+        payload: Message,
+    ) -> Result<()> {
+        let Table { topics, decoder, publishers, trie, queues, generation, tick, .. } = table;
+        let heard = heard(topics, topic, self.max_topics)?;
+        heard.refresh(trie, queues, *generation);
+        if heard.readers.is_empty() {
+            return Ok(());
+        }
+        let mut payload = Payloads::of(payload);
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let (block, behind) = Block::parse(rest)?;
+            rest = behind;
+            let bytes = payload.take(block.payload_len(), rest.is_empty())?;
+            let stamp = block.stamp();
+            if stamp.kind != Kind::Event {
+                return Err(codec(format!("a block of kind {:?} is no event", stamp.kind)));
+            }
+            let born = || publishers.born(&stamp.publisher);
+            match heard.track.event(&stamp.publisher, stamp.sequence, *tick, born) {
+                Seen::Next => {}
+                Seen::Gap(missed, since) => heard.lose(missed, since, &self.counts),
+                Seen::Duplicate => {
+                    self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            }
+            let received = block.event(decoder, &heard.topic, bytes);
+            let fault = received.fault.or_else(|| {
+                (received.event.topic() != &heard.topic)
+                    .then(|| codec("the event names another topic than its message".to_owned()))
+            });
+            self.counts.received.fetch_add(1, Ordering::Relaxed);
+            let own = stamp.publisher == self.own;
+            let wants = |queue: &&Arc<Queue>| !own || !queue.skips(&heard.topic, stamp.sequence);
+            let mut readers = heard.readers.iter().filter(wants).peekable();
+            let (mut event, mut fault) = (Some(received.event), fault);
+            while let Some(queue) = readers.next() {
+                // The last reader gets the event itself.
+                let (event, fault) = match readers.peek() {
+                    Some(_) => (event.clone(), fault.clone()),
+                    None => (event.take(), fault.take()),
+                };
+                if let Some(event) = event
+                    && queue.push(event, fault)
+                {
+                    self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        if payload.is_over() {
+            Ok(())
+        } else {
+            Err(codec("there is more payload than the header blocks speak of".to_owned()))
+        }
+    }
+
+    /// A message of two frames, by a program that knows nothing of events.
+    fn raw(&self, table: &mut Table, topic: &[u8], payload: Message) {
+        let Table { topics, trie, queues, generation, .. } = table;
+        let Ok(heard) = heard(topics, topic, self.max_topics) else {
+            self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        heard.refresh(trie, queues, *generation);
+        let Ok(event) = Event::to(&heard.topic).bytes(shared(payload)).build() else { return };
+        let event = fabric_core::Batch::one(event).events.remove(0);
+        self.counts.received.fetch_add(1, Ordering::Relaxed);
+        for queue in &heard.readers {
+            if queue.push(event.clone(), None) {
+                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A message of Fabric's own.
+    fn control(&self, table: &mut Table, topic: &[u8], whole: &[u8], payload: Message) {
+        let Ok((block, _)) = Block::parse(whole) else {
+            self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let stamp = block.stamp();
+        match stamp.kind {
+            Kind::Marker => {
+                let Some(number) = control::number(topic, control::SYNC) else { return };
+                let tick = table.tick;
+                if let Some(marker) = table.markers.get_mut(&number) {
+                    marker.from.insert(stamp.publisher);
+                    marker.settle(self.links(), tick);
+                }
+            }
+            Kind::Heartbeat => self.heartbeat(table, stamp.publisher, stamp.sequence, &payload),
+            Kind::Reply | Kind::Failure | Kind::NoResponders => {
+                if control::number(topic, control::REPLY) != Some(Uuid::from_bytes(self.own)) {
+                    return;
+                }
+                let Some(answer) = table.answers.remove(&stamp.sequence) else {
+                    self.counts.late.fetch_add(1, Ordering::Relaxed);
+                    return;
+                };
+                let _ = answer.send(self.answer(table, &block, payload));
+            }
+            Kind::Request => {
+                let own = Uuid::from_bytes(self.own);
+                let Some((client, responder)) = control::addressee(topic) else { return };
+                if client != own {
+                    return;
+                }
+                let Some(requests) = table.responders.get(&responder) else {
+                    let stray = Astray { block: whole.to_vec(), payload: payload.to_vec() };
+                    let _ = self.astray.try_send(stray);
+                    return;
+                };
+                let Ok(topic) = Topic::new(control::REQUEST) else { return };
+                let received = block.event(&mut table.decoder, &topic, shared(payload));
+                let event = match received.fault {
+                    Some(fault) => Err(fault),
+                    None => Ok(received.event),
+                };
+                let caller = Uuid::from_bytes(stamp.publisher);
+                // Where too many wait already, the caller runs into its timeout.
+                let _ = requests.try_send(Requested { caller, number: stamp.sequence, event });
+            }
+            _ => {
+                self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn answer(&self, table: &mut Table, block: &Block<'_>, payload: Message) -> Result<Event> {
+        match block.stamp().kind {
+            Kind::Failure => Err(fabric_core::remote_error(&String::from_utf8_lossy(&payload))),
+            Kind::NoResponders => {
+                Err(Error::new(ErrorKind::NoResponders, "nobody answers requests on this topic"))
+            }
+            _ => {
+                let topic = Topic::new("_reply")?;
+                let received = block.event(&mut table.decoder, &topic, shared(payload));
+                match received.fault {
+                    Some(fault) => Err(fault),
+                    None => Ok(received.event),
+                }
+            }
+        }
+    }
+
+    fn heartbeat(&self, table: &mut Table, sender: Sender, number: u64, payload: &[u8]) {
+        let Table { topics, publishers, trie, queues, generation, tick, .. } = table;
+        let before = publishers.beat(sender, number, *tick);
+        for entry in entries(payload) {
+            let known = topics.contains_key(entry.topic);
+            let Ok(heard) = heard(topics, entry.topic, self.max_topics) else { continue };
+            heard.refresh(trie, queues, *generation);
+            if heard.readers.is_empty() {
+                if !known {
+                    topics.remove(entry.topic);
+                }
+                continue;
+            }
+            let reach = before.or_else(|| publishers.born(&sender).filter(|_| entry.from == 0));
+            for (missed, since) in heard.track.told(&sender, (entry.from, entry.to), *tick, reach) {
+                heard.lose(missed, since, &self.counts);
+            }
+        }
+    }
+
+    /// Something that is no event: those who would have got it hear of it.
+    fn foreign(&self, table: &mut Table, frames: &Frames, error: &Error) {
+        self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%error, frames = frames.len(), "a message that is no event");
+        let Some(topic) = frames.first() else { return };
+        let Table { topics, trie, queues, generation, .. } = table;
+        let Ok(heard) = heard(topics, topic, self.max_topics) else { return };
+        heard.refresh(trie, queues, *generation);
+        for queue in &heard.readers {
+            queue.push_error(error.clone().with("topic", &heard.topic));
+        }
+    }
+}
+
+impl Marker {
+    /// Tells whoever waits, once everybody who is connected has answered.
+    fn settle(&mut self, links: usize, tick: Tick) {
+        if self.from.is_empty() || self.from.len() < links {
+            return;
+        }
+        if let Some(done) = self.done.take() {
+            if let Some(queue) = &self.queue {
+                queue.begin(tick);
+            }
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Heard {
+    /// Looks up who reads, if the subscriptions have changed.
+    fn refresh(
+        &mut self,
+        trie: &PatternTrie<u64>,
+        queues: &HashMap<u64, Arc<Queue>, RandomState>,
+        generation: u64,
+    ) {
+        if self.generation == generation {
+            return;
+        }
+        self.generation = generation;
+        let mut ids: SmallVec<[u64; 8]> = SmallVec::new();
+        trie.for_each_match(self.topic.as_str(), |id| ids.push(*id));
+        ids.sort_unstable();
+        ids.dedup();
+        self.readers = ids.iter().filter_map(|id| queues.get(id).cloned()).collect();
+    }
+
+    /// Tells those who read since before `since` that as many are lost.
+    fn lose(&self, missed: u64, since: Tick, counts: &Counts) {
+        let mut told = false;
+        for queue in self.readers.iter().filter(|queue| queue.reads_since(since)) {
+            queue.lose(missed);
+            told = true;
+        }
+        if told {
+            counts.lost.fetch_add(missed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is known of a topic; where too many are, those that nobody reads are forgotten, then any.
+fn heard<'a>(
+    topics: &'a mut HashMap<Vec<u8>, Heard, RandomState>,
+    name: &[u8],
+    max: usize,
+) -> Result<&'a mut Heard> {
+    if topics.len() > max && !topics.contains_key(name) {
+        topics.retain(|_, heard| !heard.readers.is_empty());
+        if topics.len() > max {
+            let mut keep = false;
+            topics.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+    // Looked up by reference: a topic that is known costs no allocation.
+    match topics.entry_ref(name) {
+        hashbrown::hash_map::EntryRef::Occupied(known) => Ok(known.into_mut()),
+        hashbrown::hash_map::EntryRef::Vacant(new) => {
+            let text = std::str::from_utf8(name)
+                .map_err(|_| codec("the topic of a message is no text".to_owned()))?;
+            let topic = Topic::new(text)?;
+            Ok(new.insert(Heard {
+                topic,
+                readers: SmallVec::new(),
+                generation: u64::MAX,
+                track: Track::default(),
+            }))
+        }
+    }
+}
+
+/// The payloads of the events of one message, one behind the other.
+enum Payloads {
+    Small { bytes: Message, at: usize },
+    Shared { bytes: Bytes },
+}
+
+impl Payloads {
+    fn of(bytes: Message) -> Self {
+        if bytes.len() <= COPIED {
+            return Self::Small { bytes, at: 0 };
+        }
+        Self::Shared { bytes: shared(bytes) }
+    }
+
+    fn take(&mut self, len: usize, last: bool) -> Result<Bytes> {
+        let missing = || codec("the payload of an event is cut off".to_owned());
+        match self {
+            Self::Small { bytes, at } => {
+                let end = at.checked_add(len).ok_or_else(missing)?;
+                let taken = bytes.get(*at..end).ok_or_else(missing)?;
+                *at = end;
+                Ok(Bytes::copy_from_slice(taken))
+            }
+            Self::Shared { bytes } if bytes.len() < len => Err(missing()),
+            Self::Shared { bytes } if last && bytes.len() == len => Ok(std::mem::take(bytes)),
+            // A small one does not keep a large buffer alive.
+            Self::Shared { bytes } if len <= COPIED => {
+                let taken = bytes.split_to(len);
+                Ok(Bytes::copy_from_slice(&taken))
+            }
+            Self::Shared { bytes } => Ok(bytes.split_to(len)),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Small { bytes, at } => bytes.len() == *at,
+            Self::Shared { bytes } => bytes.is_empty(),
+        }
+    }
+}
+
+struct Frame(Message);
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The bytes of a frame; large ones are not copied.
+fn shared(frame: Message) -> Bytes {
+    match frame.len() {
+        0..=COPIED => Bytes::copy_from_slice(&frame),
+        _ => Bytes::from_owner(Frame(frame)),
+    }
+}
+
+/// One message, if there is one.
+fn receive(socket: &Socket) -> Option<Frames> {
+    let mut frames = Frames::new();
+    loop {
+        let frame = socket.recv_msg(DONTWAIT).ok()?;
+        let more = frame.get_more();
+        // What has more frames than any of ours is told by their number alone.
+        if frames.len() < 4 {
+            frames.push(frame);
+        }
+        if !more {
+            return Some(frames);
+        }
+    }
+}
+
+/// The longest beginning that every topic has which the pattern matches.
+pub(crate) fn prefix(pattern: &Pattern) -> &[u8] {
+    let literal = pattern.literal_prefix();
+    let text = pattern.as_str();
+    let end = match text.as_bytes().get(literal.len() + 1) {
+        // `a.#` matches `a` too; any other wildcard wants a level, so the dot belongs to it.
+        Some(b'#') | None => literal.len(),
+        Some(_) if literal.is_empty() => 0,
+        Some(_) => literal.len() + 1,
+    };
+    &text.as_bytes()[..end]
+}
+
+fn topic_is_control(topic: &[u8]) -> bool {
+    topic.starts_with(b"_fabric.") || topic.starts_with(b"_reply.")
+}
+
+fn codec(text: String) -> Error {
+    Error::new(ErrorKind::Codec, text)
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_the_longest_that_holds_for_all() {
+        let table = [
+            ("a.b", "a.b"),
+            ("a.*", "a."),
+            ("a.>", "a."),
+            ("a.#", "a"),
+            ("a.*.c", "a."),
+            ("a.#.c", "a"),
+            ("*", ""),
+            ("#", ""),
+            (">", ""),
+            ("*.b", ""),
+            ("#.b", ""),
+        ];
+        for (pattern, expected) in table {
+            let pattern = Pattern::new(pattern).unwrap();
+            assert_eq!(prefix(&pattern), expected.as_bytes(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn payloads_are_cut_where_the_blocks_say() {
+        for size in [10, COPIED + 10] {
+            let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
+            let mut payloads = Payloads::of(Message::from(&bytes[..]));
+            assert_eq!(payloads.take(3, false).unwrap(), bytes[..3]);
+            assert!(payloads.take(size, true).is_err());
+            assert!(!payloads.is_over());
+            assert_eq!(payloads.take(size - 3, true).unwrap(), bytes[3..]);
+            assert!(payloads.is_over());
+            assert!(payloads.take(usize::MAX, true).is_err());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What the tests run on: a broker of this crate, or a folder in which peers meet.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fabric_brokers::conformance::{Control, Link};
+use fabric_brokers::{Broker as Child, Launch, Port, Process, Proxy, Ready};
+use fabric_core::conformance::{BrokerCtl, Case, FaultCtl, Harness, Tool};
+use fabric_core::{Fabric, Result};
+use fabric_zmq::broker::{Broker, BrokerConfig};
+use fabric_zmq::{BrokerAddress, Topology, Zmq, ZmqConfig};
+
+/// Clients of one broker inside this process; where the broker itself is the victim, of one in a
+/// process of its own, with proxies before it.
+pub(crate) struct Brokered {
+    config: ZmqConfig,
+    inside: Option<Broker>,
+    control: Option<Control<Server>>,
+    link: Option<Link>,
+}
+
+impl Brokered {
+    pub(crate) fn new() -> Self {
+        let broker = broker();
+        let config = ZmqConfig::brokers([broker.address()]);
+        Self { config, inside: Some(broker), control: None, link: None }
+    }
+
+    /// With the tools that do harm.
+    pub(crate) fn fragile() -> Self {
+        let server = Arc::new(Server::start());
+        let proxies =
+            server.ports.each_ref().map(|port| Arc::new(Proxy::to(port.address()).unwrap()));
+        let through = address(proxies.each_ref().map(|proxy| proxy.address()));
+        let link = Link::new(proxies, move || {
+            let config = ZmqConfig::brokers([through.clone()]);
+            async move { Ok(Fabric::new(Zmq::open(config).await?)) }
+        });
+        let config = ZmqConfig::brokers([server.address()]);
+        Self { config, inside: None, control: Some(Control::new(server)), link: Some(link) }
+    }
+}
+
+/// A broker on free ports of this machine.
+pub(crate) fn broker() -> Broker {
+    Broker::start(&BrokerConfig::new("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")).unwrap()
+}
+
+/// Where a broker is, by backend and frontend.
+fn address([backend, frontend]: [SocketAddr; 2]) -> BrokerAddress {
+    BrokerAddress { backend: format!("tcp://{backend}"), frontend: format!("tcp://{frontend}") }
+}
+
+/// A broker in a process of its own: this very test program, told to be one.
+pub(crate) struct Server {
+    process: Process,
+    ports: [Port; 2],
+}
+
+const AS_BROKER: &str = "FABRIC_ZMQ_TEST_BROKER";
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let ports = [Port::reserve().unwrap(), Port::reserve().unwrap()];
+        let at = ports.each_ref().map(|port| port.address().to_string()).join(",");
+        let launch = Launch::new(std::env::current_exe().unwrap(), Ready::Says("it listens"))
+            .args(["--exact", "support::the_program_as_a_broker", "--nocapture"])
+            .env(AS_BROKER, at);
+        let folder = fabric_brokers::Folder::new("zmq").unwrap();
+        Self { process: Process::new(launch, folder).unwrap(), ports }
+    }
+
+    pub(crate) fn address(&self) -> BrokerAddress {
+        address(self.ports.each_ref().map(Port::address))
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl Child for Server {
+    fn processes(&self) -> Vec<&Process> {
+        vec![&self.process]
+    }
+
+    fn wipe(&self) -> fabric_brokers::Result<()> {
+        self.process.kill();
+        self.process.start()
+    }
+}
+
+/// Not a test of its own: what [`Server`] starts.
+#[test]
+fn the_program_as_a_broker() {
+    let Ok(at) = std::env::var(AS_BROKER) else { return };
+    let (backend, frontend) = at.split_once(',').unwrap();
+    let config = BrokerConfig::new(format!("tcp://{frontend}"), format!("tcp://{backend}"));
+    let broker = Broker::start(&config).unwrap();
+    println!("it listens");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        tokio::signal::unix::signal(kind).unwrap().recv().await;
+    });
+    broker.stop(std::time::Duration::from_secs(1)).unwrap();
+}
+
+impl Harness for Brokered {
+    async fn open(&self) -> Result<Fabric> {
+        Ok(Fabric::new(Zmq::open(self.config.clone()).await?))
+    }
+
+    fn broker(&self) -> Option<&dyn BrokerCtl> {
+        self.control.as_ref().map(|control| control as &dyn BrokerCtl)
+    }
+
+    fn fault(&self) -> Option<&dyn FaultCtl> {
+        self.link.as_ref().map(|link| link as &dyn FaultCtl)
+    }
+
+    fn without(&self, case: &Case) -> Option<&'static str> {
+        case.tools.iter().find_map(|tool| match tool {
+            Tool::TopicBound | Tool::DedupWindow => Some("no topic keeps anything"),
+            Tool::Rights => Some("a key is looked at when a client connects, not later"),
+            Tool::Disk => Some("a broker writes nothing"),
+            _ => None,
+        })
+    }
+}
+
+/// Peers that meet in a folder of their own.
+pub(crate) struct Peers {
+    folder: Folder,
+}
+
+impl Peers {
+    pub(crate) fn new() -> Self {
+        Self { folder: Folder::new() }
+    }
+}
+
+impl Harness for Peers {
+    async fn open(&self) -> Result<Fabric> {
+        let topology = Topology::Folder { folder: self.folder.0.clone() };
+        Ok(Fabric::new(Zmq::open(ZmqConfig::of(topology)).await?))
+    }
+
+    fn without(&self, case: &Case) -> Option<&'static str> {
+        case.tools.iter().find_map(|tool| match tool {
+            Tool::TopicBound | Tool::DedupWindow => Some("no topic keeps anything"),
+            Tool::Broker | Tool::Disk => Some("there is no broker"),
+            Tool::Fault => Some("nothing lies between two peers in a folder"),
+            Tool::Rights => Some("whoever may read the folder may read everything"),
+            _ => None,
+        })
+    }
+}
+
+/// A folder that is removed in the end.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let name = format!("fz-{:08x}", fastrand::u32(..));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
