@@ -57,7 +57,7 @@ const TAIL: usize = 40;
 ///     fabric.published::<Paid>().with(|paid| paid.id == id).at_least(1);
 /// }
 /// assert!(fabric.dead("billing").is_empty());
-/// # fabric_core::Result::Ok(()) }).unwrap();
+/// # Ok::<(), fabric_core::Error>(()) }).unwrap();
 /// ```
 pub struct TestFabric {
     fabric: Fabric,

@@ -55,7 +55,7 @@ async fn quickstart(url: &str, report: &mut Report) -> Result<()> {
     let run = &id[id.len() - 6..];
     let source = format!("quickstart-{run}");
     let fabric = fabric::connect(url).source(&source).await?;
-    println!("Event Fabric quickstart on {}", fabric.info().name);
+    println!("Event Fabric quickstart on {} ({})", fabric.info().name, fabric.info().server);
     let run = Run { fabric, source, group: format!("alert-{run}"), records: quakes::load() };
 
     // Both readers are there before the first event.
@@ -69,6 +69,7 @@ async fn quickstart(url: &str, report: &mut Report) -> Result<()> {
         shift.finish(&run, report).await?;
     }
     replay::from(half_way, &run, report).await?;
+    shift::clear_away(&run).await;
     run.fabric.close(Duration::from_secs(5)).await
 }
 
@@ -88,7 +89,10 @@ async fn publish(run: &Run, report: &mut Report) -> Result<HalfWay> {
     let mut cursor = Cursor::new();
     let mut confirmed = publish_part(run, first, &mut cursor).await?;
     println!("  {confirmed} confirmed: this is half way");
+    // A moment of silence, so that a broker with a coarse clock can tell before from after.
+    tokio::time::sleep(2 * run.fabric.capabilities().time_granularity).await;
     let half_way = HalfWay { time: Timestamp::now(), cursor: cursor.clone() };
+    tokio::time::sleep(2 * run.fabric.capabilities().time_granularity).await;
     confirmed += publish_part(run, second, &mut cursor).await?;
     println!("  {confirmed} confirmed, {:.1?} after the first", begun.elapsed());
     report.check(Step::Published, run.records.len(), confirmed);

@@ -41,7 +41,7 @@ impl Step {
             Self::Published => &[],
             Self::Seen => &[Ability::FanOut],
             Self::Handled | Self::TakenOver => &[Ability::Groups],
-            Self::Rejected => &[Ability::Groups, Ability::DeadLetters, Ability::Replay],
+            Self::Rejected => &[Ability::Groups, Ability::DeadLetters],
             Self::ReplayedByTime => &[Ability::Replay, Ability::StartTime],
             Self::ReplayedByPlace => &[Ability::Replay, Ability::StartPosition],
         }

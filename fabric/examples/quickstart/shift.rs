@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fabric::{Ability, Delivery, Error, ErrorKind, Fabric, Result, Subscription};
+use fabric::{Ability, Delivery, Error, ErrorKind, Event, Fabric, Result, Subscription};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,9 +31,22 @@ pub(crate) struct Shift {
 
 /// What a member tells.
 enum News {
-    Handled { member: &'static str, id: String },
-    Rejected { id: String },
-    Crashed { member: &'static str, holding: Vec<String> },
+    Handled {
+        member: &'static str,
+        id: String,
+    },
+    Rejected {
+        id: String,
+    },
+    Crashed {
+        member: &'static str,
+        holding: Vec<String>,
+    },
+    /// Something went wrong, and the work goes on.
+    Trouble {
+        member: &'static str,
+        error: Error,
+    },
     Failed(Error),
 }
 
@@ -87,9 +100,20 @@ async fn member(
         let delivery = match delivery {
             Ok(delivery) => delivery,
             Err(error) if error.kind() == ErrorKind::Closed => break,
+            Err(error) => {
+                let _ = tell.send(News::Trouble { member: name, error }).await;
+                continue;
+            }
+        };
+        let news = match handle(name, delivery).await {
+            Ok(news) => news,
+            // It comes again, to this member or another.
+            Err(error) if error.kind() == ErrorKind::StaleAck => {
+                News::Trouble { member: name, error }
+            }
             Err(error) => return Err(error),
         };
-        let _ = tell.send(handle(name, delivery).await?).await;
+        let _ = tell.send(news).await;
         handled += 1;
         if handled == CRASH_AFTER && !crashed.swap(true, Ordering::Relaxed) {
             return crash(name, work, tell).await;
@@ -164,6 +188,7 @@ struct Log {
     rejected: BTreeSet<String>,
     crashed: Option<&'static str>,
     held: Vec<String>,
+    trouble: Vec<(&'static str, Error)>,
 }
 
 impl Log {
@@ -179,6 +204,7 @@ impl Log {
                 self.crashed = Some(member);
                 self.held = holding;
             }
+            News::Trouble { member, error } => self.trouble.push((member, error)),
             News::Failed(error) => return Err(error),
         }
         Ok(())
@@ -200,6 +226,9 @@ impl Log {
             };
             println!("  {name:<5} handled {handled:>3}{fate}");
         }
+        for (member, error) in &self.trouble {
+            println!("  {member:<5} went on after: {error}");
+        }
         let takers: BTreeSet<&str> =
             self.held.iter().filter_map(|id| self.handled.get(id).copied()).collect();
         let takers: Vec<&str> = takers.into_iter().collect();
@@ -210,10 +239,8 @@ impl Log {
 async fn dead_letters(run: &Run, expected: usize, report: &mut Report) -> Result<()> {
     let topic = format!("dlq.{}", run.group);
     section(format_args!("Dead letters in {topic}"));
-    let mut letters = run.fabric.replay(&topic).await?;
     let mut ids = BTreeSet::new();
-    while let Some(event) = letters.recv().await {
-        let event = event?;
+    for event in letters(run, &topic, expected).await? {
         let Some(letter) = event.dead_letter() else { continue };
         if ids.insert(event.id().to_string()) && ids.len() <= 3 {
             println!("  {} from {}: {}, {}", event.id(), letter.topic, letter.reason, letter.error);
@@ -222,4 +249,33 @@ async fn dead_letters(run: &Run, expected: usize, report: &mut Report) -> Result
     println!("  {} in all", ids.len());
     report.check(Step::Rejected, expected, ids.len());
     Ok(())
+}
+
+/// What lies there: read like any other topic, or, where nothing can be read twice, lent out.
+async fn letters(run: &Run, topic: &str, expected: usize) -> Result<Vec<Event>> {
+    if !run.fabric.capabilities().can(Ability::Replay) {
+        return run.fabric.dead_letters(&run.group).list(2 * expected).await;
+    }
+    let mut kept = run.fabric.replay(topic).await?;
+    let mut events = Vec::new();
+    while let Some(event) = kept.recv().await {
+        events.push(event?.event().clone());
+    }
+    Ok(events)
+}
+
+/// Leaves no group and no dead letters of this run on a broker that others use too.
+pub(crate) async fn clear_away(run: &Run) {
+    let capabilities = run.fabric.capabilities();
+    if capabilities.can(Ability::DeadLetters)
+        && let Err(error) = run.fabric.dead_letters(&run.group).purge().await
+    {
+        println!("\nThe dead letters of {} stay behind: {error}", run.group);
+    }
+    if capabilities.can(Ability::GroupDelete)
+        && let Ok(groups) = run.fabric.groups()
+        && let Err(error) = groups.delete(&run.group).await
+    {
+        println!("\nThe group {} stays behind: {error}", run.group);
+    }
 }
