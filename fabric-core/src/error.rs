@@ -252,9 +252,18 @@ impl Error {
     }
 }
 
+impl Inner {
+    fn begins_with_name_of(&self, backend: &str) -> bool {
+        let after = self.message.strip_prefix('`').and_then(|text| text.strip_prefix(backend));
+        after.is_some_and(|text| text.starts_with('`'))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.operation, self.0.backend.as_deref()) {
+        // A message that begins with the backend's name says it once.
+        let named = |backend: &&str| !self.0.begins_with_name_of(backend);
+        match (self.0.operation, self.0.backend.as_deref().filter(named)) {
             (Some(operation), Some(backend)) => write!(f, "{operation} on {backend}: ")?,
             (Some(operation), None) => write!(f, "{operation}: ")?,
             (None, Some(backend)) => write!(f, "{backend}: ")?,
@@ -309,6 +318,13 @@ mod tests {
     fn an_error_is_one_pointer_wide() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Option<Error>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn a_refusal_names_its_backend_once() {
+        let error = Error::unsupported("replay", "nats").with_operation("replay");
+        assert_eq!(error.to_string(), "replay: `nats` cannot do replay");
+        assert_eq!(error.backend(), Some("nats"));
     }
 
     #[test]

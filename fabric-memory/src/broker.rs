@@ -188,6 +188,14 @@ impl Blocked {
                 ),
             )
             .with("group", group),
+            None if self.topic.as_str().starts_with("dlq.") => Error::new(
+                ErrorKind::Full,
+                format!(
+                    "`{}` is full of dead letters; redrive or purge them (`dead_letters`, or the \
+                     topic's `purge`), or raise the bounds",
+                    self.topic
+                ),
+            ),
             None => Error::new(
                 ErrorKind::Full,
                 format!(

@@ -195,3 +195,24 @@ async fn a_rejected_event_is_a_dead_letter_with_its_envelope_untouched() {
     assert_eq!(letter.error, "broken arm");
     assert!(letters.recv().await.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_topic_of_dead_letters_says_how_to_make_room() {
+    let fabric = fabric(MemoryConfig::new().with_max_events(8));
+    let mut group = fabric.subscribe("a.b").group("g").await.unwrap();
+    let mut last = None;
+    for n in 0..9 {
+        fabric.publish(event(n)).await.unwrap();
+        let delivery = group.recv().await.unwrap().unwrap();
+        last = delivery.reject("no good").await.err();
+    }
+    let error = last.expect("the ninth finds no room").error;
+    assert_eq!(error.kind(), ErrorKind::Full);
+    let text = error.to_string();
+    for part in ["`dlq.g`", "dead letters", "purge", "redrive"] {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+    assert_eq!(fabric.dead_letters("g").purge().await.unwrap(), 8);
+    let again = group.recv().await.unwrap().unwrap();
+    again.reject("no good").await.unwrap();
+}

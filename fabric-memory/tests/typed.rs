@@ -290,3 +290,62 @@ async fn an_event_of_no_type_reaches_the_handler_of_its_topic() {
     let error = &letter.dead_letter().unwrap().error;
     assert!(error.contains("line: 1, column: 2"), "{error}");
 }
+
+/// Publishes once more when it is dropped, as a value with an owner elsewhere may.
+struct Echo(Fabric);
+
+impl TypedEvent for Echo {
+    const TYPE: &'static str = "echo";
+    const VERSION: u32 = 1;
+    const PATTERN: &'static str = "echo";
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+
+    fn topic(&self) -> fabric_core::Result<fabric_core::Topic> {
+        fabric_core::Topic::new("echo")
+    }
+
+    fn key(&self) -> Option<String> {
+        None
+    }
+
+    fn encode(&self) -> fabric_core::Result<bytes::Bytes> {
+        Ok(bytes::Bytes::new())
+    }
+
+    fn decode(_: &[u8]) -> fabric_core::Result<Self> {
+        Err(fabric_core::Error::new(ErrorKind::Codec, "an echo is never read from bytes"))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        use futures_util::FutureExt as _;
+        let published = self.0.publish(Event::to("dropped").text("echo")).now_or_never();
+        assert!(published.is_some_and(|result| result.is_ok()), "memory answers at once");
+        assert!(self.0.admin().is_ok());
+    }
+}
+
+/// Retention drops values without a lock: they may use the fabric in turn.
+#[test]
+fn a_value_that_is_dropped_may_use_the_fabric() {
+    let (tell, told) = std::sync::mpsc::channel();
+    // On a thread of its own: one that waits for itself cannot be woken by a timer.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let published = runtime.block_on(echoes());
+        let _ = tell.send(published);
+    });
+    let published = told.recv_timeout(Duration::from_secs(60)).expect("a value waits for a lock");
+    assert_eq!(published, 1000);
+}
+
+/// How many values were dropped, of a thousand of which the topic keeps few.
+async fn echoes() -> u64 {
+    let fabric = Fabric::new(Memory::new(MemoryConfig::new().with_max_events(64)).unwrap());
+    for _ in 0..1000 {
+        fabric.publish(Arc::new(Echo(fabric.clone()))).await.unwrap();
+    }
+    fabric.admin().unwrap().purge("echo").await.unwrap();
+    fabric.admin().unwrap().topic("dropped").await.unwrap().published
+}
