@@ -2,6 +2,8 @@
 
 use std::env;
 
+use fabric_brokers::BuildNeed;
+
 use crate::error::{Error, Result};
 use crate::manifest::Feature;
 use crate::workspace::Workspace;
@@ -12,6 +14,8 @@ pub(crate) struct Backend {
     /// Its name: on the command line, as a feature of `fabric` and in `fabric-<name>`.
     pub(crate) name: &'static str,
     needs: Needs,
+    /// What its client library is built with, beside a C compiler.
+    build: &'static [BuildNeed],
 }
 
 /// What has to be there before a backend can be reached.
@@ -36,13 +40,23 @@ pub(crate) struct Running {
 }
 
 const BACKENDS: &[Backend] = &[
-    Backend { name: "memory", needs: Needs::Nothing("memory://") },
-    Backend { name: "zmq", needs: Needs::Itself },
-    Backend { name: "redis", needs: Needs::Help },
-    Backend { name: "nats", needs: Needs::Broker(nats) },
-    Backend { name: "amqp", needs: Needs::Help },
-    Backend { name: "kafka", needs: Needs::Broker(kafka) },
-    Backend { name: "ucx", needs: Needs::Help },
+    Backend { name: "memory", needs: Needs::Nothing("memory://"), build: &[] },
+    Backend { name: "zmq", needs: Needs::Itself, build: LIBZMQ },
+    Backend { name: "redis", needs: Needs::Help, build: &[] },
+    Backend { name: "nats", needs: Needs::Broker(nats), build: &[] },
+    Backend { name: "amqp", needs: Needs::Help, build: &[] },
+    Backend { name: "kafka", needs: Needs::Broker(kafka), build: LIBRDKAFKA },
+    Backend { name: "ucx", needs: Needs::Help, build: &[] },
+];
+
+/// The sources of libzmq come with the binding.
+const LIBZMQ: &[BuildNeed] = &[BuildNeed::Program("c++", "g++")];
+
+/// The sources of librdkafka come with the binding; it takes the system's OpenSSL.
+const LIBRDKAFKA: &[BuildNeed] = &[
+    BuildNeed::Program("c++", "g++"),
+    BuildNeed::Program("make", "make"),
+    BuildNeed::Library("openssl", "libssl-dev"),
 ];
 
 fn nats() -> fabric_brokers::Result<Running> {
@@ -88,6 +102,14 @@ pub(crate) fn choose(
         }
     }
     Ok(chosen)
+}
+
+/// Sees to it that these can be built: what a build needs is installed where we may.
+pub(crate) fn make_buildable<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> Result<()> {
+    for need in backends.into_iter().flat_map(|backend| backend.build) {
+        need.meet().map_err(|error| Error::new(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// The crates in the workspace that need a broker or a C library.
@@ -197,6 +219,12 @@ mod tests {
         assert_eq!(find("memory").unwrap().reach().unwrap().unwrap().url, "memory://");
         assert!(find("memory").unwrap().start().is_err());
         assert!(find("kafka").unwrap().has_broker() && !find("kafka").unwrap().is_local());
+    }
+
+    #[test]
+    fn memory_is_built_with_nothing_else() {
+        assert!(find("memory").unwrap().build.is_empty());
+        assert!(make_buildable([find("memory").unwrap()]).is_ok());
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) fn run(workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     let memory = [backends::find("memory")?];
     let given = if options.backends.is_empty() { &memory[..] } else { &options.backends };
     let chosen = backends::choose(workspace, given)?;
+    backends::make_buildable(chosen.iter().copied())?;
     let benches = workspace.expect_member("fabric")?.targets("benches")?;
     if let Some(missing) = chosen.iter().find(|it| !benches.iter().any(|name| name == it.name)) {
         return Err(Error::new(format!("fabric/benches/{}.rs is missing", missing.name)));

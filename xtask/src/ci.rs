@@ -8,6 +8,7 @@ mod without_c;
 
 use std::process::Stdio;
 
+use crate::backends;
 use crate::cargo::{self, cargo};
 use crate::docs;
 use crate::error::Result;
@@ -15,6 +16,7 @@ use crate::steps::Steps;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    backends::make_buildable(backends::all(workspace))?;
     let mut steps = Steps::new();
     let run = |line: &str| cargo::run(&mut cargo(workspace, line));
     steps.run("formatting", || run("fmt --all --check"));

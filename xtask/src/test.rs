@@ -18,6 +18,7 @@ pub(crate) fn run(workspace: &Workspace, given: &[&'static Backend]) -> Result<(
     let everything = given.is_empty();
     let chosen =
         if everything { backends::all(workspace) } else { backends::choose(workspace, given)? };
+    backends::make_buildable(chosen.iter().copied())?;
     // All brokers before the first test: one that is missing should not show after ten minutes. They
     // end with this program, however it ends.
     let mut reached = Vec::new();

@@ -15,14 +15,47 @@ pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
 
 /// The program `name`, from one of Debian's packages where the PATH has none and we may install it.
 pub(crate) fn from_debian(name: &str, package: &str) -> Result<PathBuf> {
-    if let Some(program) = on_path(name) {
-        return Ok(program);
+    package_with(|| on_path(name), &format!("`{name}` is not on the PATH"), package)
+}
+
+/// What a build needs of the system.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum BuildNeed {
+    /// A program on the PATH, and Debian's package that has it.
+    Program(&'static str, &'static str),
+    /// A library that `pkg-config` knows, and Debian's package that has it with its headers.
+    Library(&'static str, &'static str),
+}
+
+impl BuildNeed {
+    /// Installs it from Debian's package where it is missing.
+    ///
+    /// # Errors
+    /// If it is missing and cannot be installed from here; with the name of the package.
+    pub fn meet(self) -> Result<()> {
+        match self {
+            Self::Program(name, package) => from_debian(name, package).map(|_| ()),
+            Self::Library(name, package) => {
+                from_debian("pkg-config", "pkg-config")?;
+                let known = || run(Command::new("pkg-config").args(["--exists", name])).ok();
+                let missing = format!("`pkg-config` knows no `{name}`");
+                package_with(known, &missing, package).map(|_| ())
+            }
+        }
     }
-    let hint = format!("`{name}` is not on the PATH: install the package `{package}`");
+}
+
+/// What `look` finds, once Debian's `package` is there.
+fn package_with<T>(look: impl Fn() -> Option<T>, missing: &str, package: &str) -> Result<T> {
+    if let Some(found) = look() {
+        return Ok(found);
+    }
+    let hint = format!("{missing}: install the package `{package}`");
     if on_path("apt-get").is_none() || !rustix::process::geteuid().is_root() {
         return Err(Error::new(hint));
     }
-    announce(&format!("installing the package `{package}`, since `{name}` is not on the PATH"));
+    announce(&format!("installing the package `{package}`, since {missing}"));
     let quiet = ["-o", "Dpkg::Use-Pty=0", "-qq"];
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
@@ -31,7 +64,7 @@ pub(crate) fn from_debian(name: &str, package: &str) -> Result<PathBuf> {
     };
     apt(&["update"])?;
     apt(&["install", "-y", "--no-install-recommends", package])?;
-    on_path(name).ok_or_else(|| Error::new(hint))
+    look().ok_or_else(|| Error::new(hint))
 }
 
 /// Runs to the end; what it printed is in the error.

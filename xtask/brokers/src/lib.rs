@@ -45,6 +45,7 @@ pub use certificates::Certificates;
 pub use disk::Disk;
 pub use error::{Error, Result};
 pub use folder::Folder;
+pub use install::BuildNeed;
 pub use port::Port;
 pub use process::{Launch, Process, Ready};
 pub use proxy::{Proxy, Slowness, Way};
