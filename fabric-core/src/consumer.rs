@@ -7,6 +7,7 @@ mod batch;
 mod dedup;
 mod gate;
 mod handler;
+mod inbox;
 mod responder;
 mod retry;
 mod routes;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::gate::{Admission, Pass, Rate, Switch};
 use super::handler::{
     Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
 };
+use super::inbox::{Inbox, Next};
 use super::retry::Retry;
 use super::routes::route;
 use super::status::{ConsumerEvent, EventSender};
@@ -82,9 +83,11 @@ pub(crate) struct Plan<S> {
 pub(crate) struct Engine<S> {
     pub(crate) plan: Plan<S>,
     pub(crate) shared: Arc<Shared<S>>,
-    pub(crate) subscription: tokio::sync::Mutex<Option<Subscription>>,
+    pub(crate) inbox: Inbox,
     /// Events that wait for an earlier one of their key.
     lanes: Mutex<HashMap<Arc<str>, VecDeque<Delivery>, RandomState>>,
+    /// Whether there are any in `tried`.
+    has_tried: AtomicBool,
     /// Tries in place of events that were given back since.
     tried: Mutex<(HashMap<EventId, u32, RandomState>, VecDeque<EventId>)>,
     pub(crate) counters: Counters,
@@ -126,11 +129,17 @@ impl Busy {
 
     fn enter(&self, route: usize) {
         self.route.store(route, Ordering::Relaxed);
-        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.count();
     }
 
     fn leave(&self) {
-        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.count();
+    }
+
+    /// Its worker alone writes.
+    fn count(&self) {
+        let polls = self.polls.load(Ordering::Relaxed);
+        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
     }
 }
 
@@ -154,8 +163,9 @@ impl<S: Send + Sync + 'static> Engine<S> {
         Self {
             plan,
             shared,
-            subscription: tokio::sync::Mutex::new(Some(subscription)),
+            inbox: Inbox::new(subscription),
             lanes: Mutex::default(),
+            has_tried: AtomicBool::new(false),
             tried: Mutex::default(),
             counters: Counters::default(),
             events,
@@ -195,23 +205,32 @@ impl<S: Send + Sync + 'static> Engine<S> {
     ) {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Decrement(&self.alive);
+        // Whoever waited for a change has seen it, and this loop has not.
+        let mut look = true;
         loop {
-            let now = *control.borrow_and_update();
-            if now.phase != Phase::Running {
-                return;
-            }
-            if self.retires(now.concurrency) {
-                // It does not count any more.
-                std::mem::forget(alive);
-                return;
-            }
-            if now.paused {
-                if control.changed().await.is_err() {
+            if std::mem::take(&mut look) || control.has_changed().unwrap_or(true) {
+                let now = *control.borrow_and_update();
+                if now.phase != Phase::Running {
                     return;
                 }
-                continue;
+                if self.retires(now.concurrency) {
+                    // It does not count any more.
+                    std::mem::forget(alive);
+                    return;
+                }
+                if now.paused {
+                    if control.changed().await.is_err() {
+                        return;
+                    }
+                    look = true;
+                    continue;
+                }
             }
-            let Some(_pass) = self.admitted(&mut control).await else { continue };
+            look = self.plan.ordered;
+            let Some(_pass) = self.admitted(&mut control).await else {
+                look = true;
+                continue;
+            };
             if let Some(batch) = &self.plan.batch {
                 let first = {
                     let changed = pin!(control.changed());
@@ -222,7 +241,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
                     }
                 };
                 match first {
-                    None => {}
+                    None => look = true,
                     Some(None) => return,
                     Some(Some(first)) => {
                         let deliveries = self.gather(batch, first).await;
@@ -231,16 +250,19 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 }
                 continue;
             }
-            let received = {
-                let changed = pin!(control.changed());
-                let receive = pin!(self.receive());
-                match select(receive, changed).await {
-                    Either::Left((received, _)) => Some(received),
-                    Either::Right(_) => None,
+            let received = match self.receive_now() {
+                Some(received) => Some(received),
+                None => {
+                    let changed = pin!(control.changed());
+                    let receive = pin!(self.receive());
+                    match select(receive, changed).await {
+                        Either::Left((received, _)) => Some(received),
+                        Either::Right(_) => None,
+                    }
                 }
             };
             match received {
-                None => {}
+                None => look = true,
                 Some(None) => return,
                 Some(Some(delivery)) => self.run(&busy, delivery, &mut control).await,
             }
@@ -249,6 +271,9 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     /// Waits for the rate limit and the kill switch; `None` where the control changed meanwhile.
     async fn admitted(&self, control: &mut watch::Receiver<Control>) -> Option<Pass<'_>> {
+        if self.plan.switch.is_none() && self.plan.rate.is_none() {
+            return Some(Pass::FREE);
+        }
         loop {
             let until = match self.ask_switch() {
                 Ok(pass) => match self.plan.rate.as_ref().map(|rate| rate.take(Instant::now())) {
@@ -442,30 +467,44 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     /// The next event to work on. Events behind another of their key are laid aside.
     async fn receive(&self) -> Option<Delivery> {
-        let mut guard = self.subscription.lock().await;
         loop {
-            let subscription = guard.as_mut()?;
-            match subscription.recv().await {
-                Some(Ok(delivery)) => match self.lay_aside(delivery) {
-                    Some(delivery) => return Some(delivery),
-                    None => continue,
-                },
-                Some(Err(error)) => {
-                    let over = matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotFound);
-                    self.events.send(ConsumerEvent::Trouble { error: error.clone() });
-                    if over {
-                        self.ended
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .get_or_insert(error);
-                        *guard = None;
-                        return None;
-                    }
-                }
-                None => {
-                    *guard = None;
+            let next = match self.inbox.try_next() {
+                Some(next) => next,
+                None => self.inbox.next().await,
+            };
+            if let Some(received) = self.sort(next) {
+                return received;
+            }
+        }
+    }
+
+    /// The same where it is there already.
+    fn receive_now(&self) -> Option<Option<Delivery>> {
+        loop {
+            let next = self.inbox.try_next()?;
+            if let Some(received) = self.sort(next) {
+                return Some(received);
+            }
+        }
+    }
+
+    /// What a worker has to do about what came: work on it, end, or, if nothing, ask for the next.
+    fn sort(&self, next: Next) -> Option<Option<Delivery>> {
+        match next {
+            Some(Ok(delivery)) => self.lay_aside(delivery).map(Some),
+            Some(Err(error)) => {
+                let over = matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotFound);
+                self.events.send(ConsumerEvent::Trouble { error: error.clone() });
+                if !over {
                     return None;
                 }
+                self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                drop(self.inbox.take());
+                Some(None)
+            }
+            None => {
+                drop(self.inbox.take());
+                Some(None)
             }
         }
     }
@@ -889,14 +928,18 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     fn tries_before(&self, id: &EventId) -> u32 {
+        if !self.has_tried.load(Ordering::Acquire) {
+            return 0;
+        }
         let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        if tried.0.is_empty() { 0 } else { tried.0.get(id).copied().unwrap_or(0) }
+        tried.0.get(id).copied().unwrap_or(0)
     }
 
     fn remember(&self, id: &EventId, tries: u32) {
         if tries == 0 {
             return;
         }
+        self.has_tried.store(true, Ordering::Release);
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         if tried.0.insert(id.clone(), tries).is_none() {
             tried.1.push_back(id.clone());

@@ -82,7 +82,7 @@ pub(crate) async fn supervise<S: Send + Sync + 'static>(
                     None => None,
                 };
                 places.iter_mut().filter(|place| place.worker == id).for_each(Place::clear);
-                if engine.subscription.try_lock().is_ok_and(|subscription| subscription.is_none()) {
+                if engine.inbox.is_over() {
                     break;
                 }
             }
@@ -104,7 +104,7 @@ pub(crate) async fn supervise<S: Send + Sync + 'static>(
         drain(&engine, &mut workers, &mut control, drain_within).await
     };
     workers.shutdown().await;
-    drop(engine.subscription.lock().await.take());
+    drop(engine.inbox.take());
     let result = match engine.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) => Err(error),
         None if left > 0 && !forced => Err(Error::new(
@@ -128,8 +128,7 @@ async fn drain<S: Send + Sync + 'static>(
 ) -> usize {
     let deadline = tokio::time::Instant::now() + within;
     // What was not handed out goes to the other members at once.
-    let subscription = engine.subscription.lock().await.take();
-    if let Some(subscription) = subscription
+    if let Some(subscription) = engine.inbox.take()
         && let Err(error) = subscription.close().await
     {
         engine.events.send(ConsumerEvent::Trouble { error });

@@ -5,10 +5,12 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
 #![allow(dead_code, unreachable_pub, reason = "what benches share is not all used by each")]
 
+mod consumer;
 mod fan_out;
 mod full_history;
 mod group;
 mod latency;
+mod layer;
 mod matching;
 mod one_to_one;
 mod stalled;
@@ -34,7 +36,7 @@ fn run() -> Result<()> {
     let options = Options::read()?;
     let mut report = Report::new("memory");
     type Bench = fn(&Options, &mut Report) -> Result<()>;
-    let benches: [(&str, Bench); 7] = [
+    let benches: [(&str, Bench); 9] = [
         ("1to1", one_to_one::bench),
         ("1to1 latency", latency::bench),
         ("1to8", fan_out::bench),
@@ -42,6 +44,8 @@ fn run() -> Result<()> {
         ("match", matching::bench),
         ("full_history", full_history::bench),
         ("stalled", stalled::bench),
+        ("consumer", consumer::bench),
+        ("layer", layer::bench),
     ];
     for (_, bench) in benches.iter().filter(|(path, _)| options.wants(path)) {
         bench(&options, &mut report)?;

@@ -141,7 +141,7 @@ impl Tally {
         .await
     }
 
-    fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         if count > 0 {
             self.seen.fetch_add(count, Ordering::AcqRel);
             self.changed.notify_one();
