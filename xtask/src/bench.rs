@@ -49,8 +49,10 @@ fn one(
     wanted: bool,
 ) -> Result<Option<String>> {
     let name = backend.name;
-    let mut command =
-        cargo(workspace, &format!("bench -p fabric --features {name} --bench {name} --"));
+    let mut command = cargo(
+        workspace,
+        &format!("bench -p fabric --features {name},metrics,tracing --bench {name} --"),
+    );
     if quick {
         command.arg("--quick");
     }
