@@ -30,14 +30,13 @@ use crate::time::far_future;
 /// Until when deliveries are held: chunks by their [`token`](crate::Chunk::token), and the bits in
 /// them.
 ///
-/// All leases last equally long and begin in the order of time, so that they end in the order in
-/// which they began: nothing is ever sorted.
+/// All leases last equally long and begin almost in the order of time, so that they end in the order
+/// in which they began: hardly anything is ever sorted.
 #[derive(Debug)]
 pub struct Leases {
     wait: Duration,
     chunks: HashMap<u64, SmallVec<[Span; 1]>, RandomState>,
     queue: VecDeque<(Instant, u64)>,
-    latest: Option<Instant>,
 }
 
 /// Deliveries of one chunk whose leases end together.
@@ -52,7 +51,7 @@ impl Leases {
     #[must_use]
     pub fn new(wait: Duration) -> Self {
         let chunks = HashMap::with_hasher(RandomState::default());
-        Self { wait, chunks, queue: VecDeque::new(), latest: None }
+        Self { wait, chunks, queue: VecDeque::new() }
     }
 
     /// How long a lease lasts.
@@ -61,15 +60,14 @@ impl Leases {
         self.wait
     }
 
-    /// Begins leases on the deliveries in `mask`.
-    pub fn grant(&mut self, chunk: u64, mask: u64, now: Instant) {
+    /// Begins leases on the deliveries in `mask`, at a time that may have been a while ago.
+    pub fn grant(&mut self, chunk: u64, mask: u64, since: Instant) {
         if mask == 0 {
             return;
         }
-        let until = now.checked_add(self.wait).unwrap_or_else(|| far_future(now));
-        let until = self.latest.map_or(until, |latest| latest.max(until));
-        self.latest = Some(until);
-        self.queue.push_back((until, chunk));
+        let until = since.checked_add(self.wait).unwrap_or_else(|| far_future(since));
+        let late = self.queue.iter().rev().take_while(|(other, _)| *other > until).count();
+        self.queue.insert(self.queue.len() - late, (until, chunk));
         self.chunks.entry(chunk).or_default().push(Span { until, mask });
     }
 
@@ -278,7 +276,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Grant(u64, u64),
+        Grant(u64, u64, u64),
         Extend(u64, u64),
         Release(u64, u64),
         Pass(u64),
@@ -287,7 +285,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            4 => (0..4u64, 1..16u64).prop_map(|(chunk, mask)| Step::Grant(chunk, mask)),
+            4 => (0..4u64, 1..16u64, 0..50u64).prop_map(|(chunk, mask, ago)| Step::Grant(chunk, mask, ago)),
             2 => (0..4u64, 1..16u64).prop_map(|(chunk, mask)| Step::Extend(chunk, mask)),
             2 => (0..4u64, 1..16u64).prop_map(|(chunk, mask)| Step::Release(chunk, mask)),
             4 => (0..60u64).prop_map(Step::Pass),
@@ -307,12 +305,13 @@ mod tests {
             let bits = |mask: u64| (0..4u64).filter(move |bit| mask & (1 << bit) != 0);
             for step in steps {
                 match step {
-                    Step::Grant(chunk, mask) => {
+                    Step::Grant(chunk, mask, ago) => {
                         // A backend grants a delivery once.
                         let free = bits(mask).filter(|bit| !model.contains_key(&(chunk, *bit)));
                         let free = free.fold(0, |all, bit| all | 1 << bit);
-                        leases.grant(chunk, free, at(now));
-                        bits(free).for_each(|bit| { model.insert((chunk, bit), now + 100); });
+                        let since = now.saturating_sub(ago);
+                        leases.grant(chunk, free, at(since));
+                        bits(free).for_each(|bit| { model.insert((chunk, bit), since + 100); });
                     }
                     Step::Extend(chunk, mask) => {
                         let held = leases.extend(chunk, mask, at(now));

@@ -18,6 +18,11 @@ const BUILTIN: &[Builtin] = &[
     },
     #[cfg(feature = "zmq")]
     Builtin { schemes: fabric_zmq::SCHEMES, connect: |dsn| shared(fabric_zmq::Zmq::connect(dsn)) },
+    #[cfg(feature = "nats")]
+    Builtin {
+        schemes: fabric_nats::SCHEMES,
+        connect: |dsn| shared(fabric_nats::Nats::connect(dsn)),
+    },
 ];
 
 struct Builtin {
@@ -31,7 +36,7 @@ const KNOWN: &[(&[&str], &str, bool)] = &[
     (&["memory"], "memory", true),
     (&["zmq"], "zmq", true),
     (&["redis", "rediss"], "redis", false),
-    (&["nats", "tls"], "nats", false),
+    (&["nats", "tls"], "nats", true),
     (&["amqp", "amqps"], "amqp", false),
     (&["kafka"], "kafka", false),
     (&["ucx"], "ucx", false),
