@@ -145,7 +145,6 @@ impl Nats {
     }
 
     /// Calls `tell` with each notice from now on, until the fabric closes or the guard is dropped.
-    #[must_use]
     pub fn on_notice(&self, tell: impl Fn(fabric_core::Notice) + Send + 'static) -> Listener {
         let mut notices = Backend::notices(self);
         Listener(Task::spawn(async move {
@@ -228,14 +227,14 @@ impl Backend for Nats {
     fn try_submit(&self, batch: Batch) -> Result<Confirms, Batch> {
         match self.is_live() {
             true => self.inner.hub.try_publish_live(batch),
-            false => self.inner.hub.try_publish(batch, |event| Route::of(event)),
+            false => self.inner.hub.try_publish(batch, Route::of),
         }
     }
 
     async fn submit(&self, batch: Batch) -> Result<Confirms> {
         match self.is_live() {
             true => self.inner.hub.publish_live(batch).await,
-            false => self.inner.hub.publish(batch, |event| Route::of(event)).await,
+            false => self.inner.hub.publish(batch, Route::of).await,
         }
     }
 

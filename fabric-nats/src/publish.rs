@@ -640,10 +640,7 @@ impl State {
         let Some(epoch) = self.epoch.clone() else { return true };
         let reply = format!("{}{number}", self.inbox);
         let Outgoing { subject, headers, payload } = outgoing;
-        let handed = match hand(&epoch, subject, reply, headers, payload) {
-            None => return false,
-            Some(handed) => handed,
-        };
+        let Some(handed) = hand(&epoch, subject, reply, headers, payload) else { return false };
         // One that cannot be handed over has lost its connection: the next one sends it.
         if handed.is_ok() {
             self.next = number + 1;

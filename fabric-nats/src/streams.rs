@@ -12,6 +12,9 @@ use crate::connection::Epoch;
 use crate::hub::Hub;
 use crate::layout::{StreamSpec, contains};
 
+/// How long a dead letter is recognised at least: longer than most leases.
+const LETTERS_WINDOW: Duration = Duration::from_secs(3600);
+
 /// What the server and its streams can do beside keeping events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Abilities {
@@ -139,7 +142,10 @@ fn wanted(config: &NatsConfig, spec: &StreamSpec, epoch: &Epoch) -> StreamConfig
         Storage::Memory => "memory",
     };
     let max_age = config.max_age.filter(|_| limited).map_or(0, nanos);
-    let mut window = nanos(config.dedup_window);
+    // A letter whose original was not settled comes again when that does.
+    let window =
+        if limited { config.dedup_window } else { config.dedup_window.max(LETTERS_WINDOW) };
+    let mut window = nanos(window);
     if max_age > 0 {
         window = window.min(max_age);
     }

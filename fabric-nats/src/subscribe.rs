@@ -168,9 +168,8 @@ impl Reader {
                 // The events that were looked at again are looked at with what is known now.
                 continue;
             }
-            match ready!(self.poll_pulls(cx)) {
-                Some(chunk) => return Poll::Ready(Some(Ok(chunk))),
-                None => {}
+            if let Some(chunk) = ready!(self.poll_pulls(cx)) {
+                return Poll::Ready(Some(Ok(chunk)));
             }
         }
     }

@@ -121,7 +121,7 @@ impl Writer<'_> {
             }
             Profile::Structured if !own => {
                 put(&mut headers, CONTENT_TYPE, STRUCTURED)?;
-                fabric_core::cloudevents::to_json(event)?.into()
+                fabric_core::cloudevents::to_json(event)?
             }
             _ => {
                 attributes(event, &mut headers)?;
@@ -191,7 +191,7 @@ fn name(known: Known) -> HeaderName {
 }
 
 fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) -> Result<()> {
-    let value = HeaderValue::from_str(value).map_err(|_| unwritable(&name.to_string()))?;
+    let value = HeaderValue::from_str(value).map_err(|_| unwritable(name.as_ref()))?;
     headers.insert(name, value);
     Ok(())
 }

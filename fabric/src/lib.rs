@@ -43,6 +43,13 @@ pub mod testing {
     pub use fabric_memory::testing::*;
 }
 
+#[cfg(feature = "nats")]
+pub mod nats {
+    //! The backend over NATS: `nats://host`, JetStream or, with `mode=core`, NATS alone.
+    #[doc(inline)]
+    pub use fabric_nats::*;
+}
+
 /// The pages whose examples are tested with this crate.
 #[cfg(all(doctest, feature = "config", feature = "memory"))]
 mod pages {
