@@ -496,12 +496,16 @@ impl Options {
         if self.timeout == Some(Duration::ZERO) {
             return refuse("a `timeout` of zero would fail every try".to_owned());
         }
-        if let (Some(timeout), Some(wait)) = (self.timeout, self.ack_wait)
-            && timeout > wait
-            && !fabric.capabilities().can(Ability::Extend)
-        {
+        let wait = self.ack_wait.unwrap_or(DEFAULT_ACK_WAIT);
+        let hold = self.retry.longest_hold(self.ordered);
+        let (setting, time) = match self.timeout {
+            Some(timeout) if timeout > wait => ("timeout", timeout),
+            _ if self.ordered => ("retry` under `ordered_by_key", hold),
+            _ => ("in_place_up_to", hold),
+        };
+        if time > wait && !fabric.capabilities().can(Ability::Extend) {
             return refuse(format!(
-                "`timeout` ({timeout:?}) is longer than `ack_wait` ({wait:?}), which `{}` cannot extend",
+                "`{setting}` ({time:?}) is longer than `ack_wait` ({wait:?}), which `{}` cannot extend",
                 fabric.info().name
             ));
         }

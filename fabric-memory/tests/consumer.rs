@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+#[allow(dead_code, reason = "the suite uses the rest")]
+mod harness;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fabric_core::layers::Metrics;
 use fabric_core::{
-    Consumer, ConsumerEvent, ConsumerState, Context, ErrorKind, Event, Fabric, Gather,
+    Ability, Consumer, ConsumerEvent, ConsumerState, Context, ErrorKind, Event, Fabric, Gather,
     HandlerError, HandlerResult, KillSwitch, MemoryDedup, Result, Retry, Topic, Typed, TypedEvent,
     Unmatched, Verdict,
 };
@@ -837,4 +841,157 @@ async fn a_worker_that_dies_is_replaced() {
         }
     }
     assert!(troubles.iter().any(|text| text.contains("no key on purpose")), "{troubles:?}");
+}
+
+/// Two settings that disagree are named, both of them.
+#[tokio::test(start_paused = true)]
+async fn settings_that_disagree_are_both_named() {
+    let plain = fabric();
+    let stiff = fabric().layer(harness::without::without(vec![Ability::Extend])).unwrap();
+    let build = |fabric: &Fabric| {
+        fabric.consumer("g").on_pattern("work.*", async |_: Event, _: Context| Ok(()))
+    };
+    let hour = SECOND * 3600;
+    let refused = [
+        (build(&plain).concurrency(8).prefetch(4), ["prefetch", "concurrency"]),
+        (build(&stiff).timeout(SECOND * 9).ack_wait(SECOND * 5), ["timeout", "ack_wait"]),
+        (build(&stiff).timeout(SECOND * 31), ["timeout", "ack_wait"]),
+        (
+            build(&stiff).retry(Retry::fixed(hour).in_place_up_to(hour)),
+            ["in_place_up_to", "ack_wait"],
+        ),
+        (build(&stiff).retry(Retry::fixed(hour)).ordered_by_key(), ["ordered_by_key", "ack_wait"]),
+        (
+            build(&plain)
+                .ordered_by_key()
+                .on_batch(Gather::up_to(9), async |_: Vec<Typed<Number>>, _: Context| Ok(())),
+            ["on_batch", "ordered_by_key"],
+        ),
+    ];
+    for (builder, named) in refused {
+        let error = builder.start().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        for setting in named {
+            assert!(error.to_string().contains(setting), "{setting}: {error}");
+        }
+    }
+    // With a lease that can be extended none of it is a contradiction.
+    build(&plain).timeout(hour).ack_wait(SECOND).start().await.unwrap();
+    build(&stiff).timeout(SECOND * 29).start().await.unwrap();
+}
+
+/// A batch ends at its bytes too, and what was handled together is acked together.
+#[tokio::test(start_paused = true)]
+async fn a_batch_ends_at_its_bytes_and_is_acked_as_one() {
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let fabric = fabric().layer(Metrics::new().with_recorder(recorder)).unwrap();
+    let log = Log::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(log.clone())
+        .on_batch(
+            Gather::up_to(100).bytes(350_000).within(SECOND),
+            async |numbers: Vec<Typed<Number>>, cx: Context<Log>| {
+                cx.state().add(numbers.len());
+                Ok(())
+            },
+        )
+        .start()
+        .await
+        .unwrap();
+    // The fourth reaches the bound.
+    for n in 0..8 {
+        let text = format!("{}{n}", "0".repeat(100_000));
+        fabric.publish(Event::to("work.number").text(text)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["4", "4"]);
+    assert_eq!(consumer.status().handled, 8);
+    let acks = snapshotter.snapshot().into_vec().into_iter().find_map(|(key, _, _, value)| {
+        let of_ack = key.key().labels().any(|label| label.value() == "ack");
+        let metrics_util::debugging::DebugValue::Histogram(times) = value else { return None };
+        of_ack.then_some(times.len())
+    });
+    assert_eq!(acks, Some(2), "one settlement for each batch");
+}
+
+/// On real threads and real time: the one thing here that a paused clock cannot show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_is_named() {
+    async fn blocks(_: Event, _: Context) -> HandlerResult {
+        std::thread::sleep(SECOND * 4);
+        Ok(())
+    }
+    let fabric = fabric();
+    let consumer = fabric.consumer("g").on_pattern("work.*", blocks).start().await.unwrap();
+    let mut events = consumer.events();
+    fabric.publish(event(1)).await.unwrap();
+    let named = tokio::time::timeout(SECOND * 60, async {
+        loop {
+            if let Some(ConsumerEvent::Blocked { handler }) = events.next().await {
+                return handler;
+            }
+        }
+    });
+    let named = named.await.expect("the watch sees it");
+    assert!(named.contains("blocks"), "{named}");
+    assert!(consumer.status().blocked > 0);
+    consumer.drain().await.unwrap();
+}
+
+/// While what was sent back fails again at once, a redrive sends each letter once and ends.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_ends_though_all_of_it_fails_again() {
+    let fabric = fabric();
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async |_: Event, _: Context| {
+            Err::<(), _>(HandlerError::permanent("no"))
+        })
+        .start()
+        .await
+        .unwrap();
+    for n in 0..50 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    let dead = fabric.dead_letters("g");
+    assert_eq!(dead.redrive().await.unwrap(), 50);
+    settled(&fabric, "g").await;
+    let letters = letters(&fabric, "g").await;
+    assert_eq!((letters.len(), consumer.status().dead_letters), (50, 100));
+    assert!(letters.iter().all(|event| event.dead_letter().unwrap().redriven == 1));
+}
+
+/// Dropped at any point, a redrive loses no letter: each is in the dead letters, or came again.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_that_is_killed_midway_loses_no_letter() {
+    for polls in 0..40 {
+        let fabric = fabric();
+        let mut member = fabric.subscribe("work.*").group("g").await.unwrap();
+        for n in 0..5 {
+            fabric.publish(event(n)).await.unwrap();
+            member.recv().await.unwrap().unwrap().reject("no").await.unwrap();
+        }
+        let dead = fabric.dead_letters("g");
+        let mut redrive = Box::pin(dead.redrive());
+        for _ in 0..polls {
+            if futures_util::poll!(&mut redrive).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(redrive);
+        let mut seen = BTreeSet::new();
+        while let Ok(Some(delivery)) = tokio::time::timeout(MILLI, member.recv()).await {
+            let delivery = delivery.unwrap();
+            seen.insert(delivery.id().to_string());
+            delivery.ack().await.unwrap();
+        }
+        // What the dead call held comes back to the letters with its lease.
+        sleep(SECOND * 60).await;
+        seen.extend(letters(&fabric, "g").await.iter().map(|event| event.id().to_string()));
+        assert_eq!(seen.len(), 5, "after {polls} polls: {seen:?}");
+    }
 }

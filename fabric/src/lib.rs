@@ -57,6 +57,11 @@ mod pages {
     mod backends {}
     #[doc = include_str!("../../docs/configuration.md")]
     mod configuration {}
+    #[doc = include_str!("../../docs/consumers.md")]
+    #[cfg(all(feature = "json", feature = "derive"))]
+    mod consumers {}
+    #[doc = include_str!("../../docs/layers.md")]
+    mod layers {}
     #[doc = include_str!("../../docs/memory.md")]
     mod memory {}
     #[doc = include_str!("../../docs/zmq.md")]

@@ -147,6 +147,18 @@ impl Retry {
         wait <= self.in_place
     }
 
+    /// The longest that an event is held between two tries, where it is not given back; `all` says
+    /// that none is.
+    pub(crate) fn longest_hold(&self, all: bool) -> Duration {
+        let longest = match &self.waits {
+            _ if self.max_attempts <= 1 => Duration::ZERO,
+            Waits::Fixed(wait) => *wait,
+            Waits::Exponential { cap, .. } => *cap,
+            Waits::List(waits) => waits.iter().copied().max().unwrap_or_default(),
+        };
+        if all { longest } else { longest.min(self.in_place) }
+    }
+
     const fn new(waits: Waits, max_attempts: u32) -> Self {
         Self { waits, max_attempts, in_place: IN_PLACE }
     }
@@ -178,6 +190,17 @@ mod tests {
             .without_jitter();
         assert_eq!(waits(&exponential), [SECOND, SECOND * 3, SECOND * 9, SECOND * 10]);
         assert_eq!(exponential.forever().next(u32::MAX - 1), Some(SECOND * 10));
+    }
+
+    #[test]
+    fn an_event_is_held_no_longer_than_the_policy_says() {
+        let hour = SECOND * 3600;
+        assert_eq!(Retry::fixed(hour).longest_hold(true), hour);
+        assert_eq!(Retry::fixed(hour).longest_hold(false), SECOND);
+        assert_eq!(Retry::fixed(hour).in_place_up_to(SECOND * 9).longest_hold(false), SECOND * 9);
+        assert_eq!(Retry::exponential(SECOND).cap(SECOND * 60).longest_hold(true), SECOND * 60);
+        assert_eq!(Retry::list([SECOND, hour, SECOND]).longest_hold(true), hour);
+        assert_eq!(Retry::none().longest_hold(true), Duration::ZERO);
     }
 
     #[test]
