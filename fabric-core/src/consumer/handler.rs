@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
-use smallvec::SmallVec;
 
 use crate::chunk::DeliveryInfo;
 use crate::delivery::Lease;
@@ -128,7 +127,7 @@ impl fmt::Debug for HandlerError {
 }
 
 /// The events that a handler returned.
-pub type Outputs = SmallVec<[Result<Event>; 1]>;
+pub type Outputs = Vec<Result<Event>>;
 
 /// What a handler may return: nothing, an event, a typed event, several, perhaps none, pairs.
 pub trait IntoOutputs: Send + 'static {

@@ -636,11 +636,13 @@ impl<S: Send + Sync + 'static> Engine<S> {
             let attempt =
                 (delivery.attempt().max(1) - 1).saturating_add(before).saturating_add(tries);
             let outcome = match self.attempt(busy, route, handler, &delivery, attempt).await {
+                Outcome::Done(outputs) if outputs.is_empty() => {
+                    self.done(delivery).await;
+                    return true;
+                }
                 Outcome::Done(outputs) => match self.publish(outputs, &delivery).await {
                     Ok(()) => {
-                        self.note(true);
-                        self.counters.handled.fetch_add(1, Ordering::Relaxed);
-                        self.settled(delivery.ack().await);
+                        self.done(delivery).await;
                         return true;
                     }
                     Err(error) => Outcome::Failed(HandlerError::transient(
@@ -694,6 +696,13 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 return false;
             }
         }
+    }
+
+    /// The event is handled, and its outputs are kept.
+    async fn done(&self, delivery: Delivery) {
+        self.note(true);
+        self.counters.handled.fetch_add(1, Ordering::Relaxed);
+        self.settled(delivery.ack().await);
     }
 
     /// Gives a failed event back to come again after `wait`.
@@ -839,11 +848,19 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     /// Publishes the outputs, all confirmed before the input is settled.
     async fn publish(&self, outputs: Outputs, input: &Event) -> Result<()> {
-        let mut confirms = Vec::with_capacity(outputs.len());
-        for output in outputs {
+        let inheriting = |output: Result<Event>| {
             let mut output = output?;
             output.inherit(input);
-            confirms.push(self.plan.outputs.submit(output).await?);
+            Ok::<_, Error>(output)
+        };
+        let several = outputs.len() > 1;
+        let mut confirms = Vec::new();
+        for output in outputs {
+            let output = inheriting(output)?;
+            match several {
+                true => confirms.push(self.plan.outputs.submit(output).await?),
+                false => return self.plan.outputs.publish(output).await.map(drop),
+            }
         }
         for confirm in confirms {
             confirm.await?;
