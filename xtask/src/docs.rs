@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::backends;
 use crate::cargo::{self, cargo};
 use crate::error::{Error, Result};
 use crate::manifest::Feature;
@@ -40,7 +41,23 @@ fn capability_table(workspace: &Workspace) -> Result<String> {
             "fabric/examples/{CAPABILITIES}.rs is missing: it prints the capability table"
         )));
     }
-    cargo::output(&mut cargo(workspace, &format!("run -q -p fabric --example {CAPABILITIES}")))
+    // Brokers run until the table is there.
+    let mut reached = Vec::new();
+    for backend in backends::all(workspace) {
+        reached.push((backend, backend.reach()?));
+    }
+    let names: Vec<&str> = reached.iter().map(|(backend, _)| backend.name).collect();
+    let line =
+        format!("run -q -p fabric --features {} --example {CAPABILITIES} --", names.join(","));
+    let mut command = cargo(workspace, &line);
+    for (backend, running) in &reached {
+        match running {
+            Some(running) => command.arg(&running.url),
+            // The example brings along what such a backend needs.
+            None => command.arg(format!("{}://", backend.name)),
+        };
+    }
+    cargo::output(&mut command)
 }
 
 /// The features as a Markdown table; each needs a comment in the manifest.
