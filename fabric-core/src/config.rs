@@ -19,6 +19,8 @@ use crate::{Dsn, Error, ErrorKind, OptionValue, Result};
 /// The keys of a configuration; a file may have them under [`ROOT`].
 const KEYS: [&str; 4] = ["url", "source", "max_in_flight", "options"];
 const ROOT: &str = "fabric";
+/// What programs keep in the same file, beside it.
+const PROGRAMS: [&str; 1] = ["broker"];
 /// The variables that carry the same, after the prefix.
 const VARIABLES: [&str; 3] = ["URL", "SOURCE", "MAX_IN_FLIGHT"];
 /// What variables start with that carry an option, after the prefix.
@@ -116,6 +118,19 @@ impl Config {
         read(path)
             .and_then(|text| Self::from_yaml(&text))
             .map_err(|error| error.with("file", path.display()))
+    }
+
+    /// Reads the settings that a program of its own keeps in such a file, beside `fabric:`: the
+    /// texts under `section`, by their keys; none if there is no such section.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if the file cannot be read, is no YAML, or holds a list or a mapping
+    /// where a text is meant.
+    pub fn section(path: impl AsRef<Path>, section: &str) -> Result<BTreeMap<String, String>> {
+        let path = path.as_ref();
+        let texts = read(path).and_then(|text| section_of(&text, section, &|name| env::var(name)));
+        texts.map_err(|error| error.with("file", path.display()))
     }
 
     /// Reads YAML.
@@ -365,12 +380,24 @@ fn unwrap_root(root: Node) -> Result<(At, Vec<Entry>)> {
         return Ok((at, entries));
     };
     let inner = entries.swap_remove(n);
+    entries.retain(|entry| !PROGRAMS.contains(&entry.key.as_str()));
     match entries.first() {
         Some(entry) => Err(entry
             .at
             .refuse(format!("unknown key `{}`; beside `{ROOT}` there is no other", entry.key))),
         None => entries_of("`fabric`", inner.node),
     }
+}
+
+fn section_of(text: &str, section: &str, lookup: Lookup<'_>) -> Result<BTreeMap<String, String>> {
+    let root = yaml::parse(text)?;
+    let Value::Map(entries) = root.value else {
+        return Ok(BTreeMap::new());
+    };
+    let Some(entry) = entries.into_iter().find(|entry| entry.key == section) else {
+        return Ok(BTreeMap::new());
+    };
+    options_of(entry.node, lookup).map(|(texts, _)| texts)
 }
 
 fn entries_of(what: &str, node: Node) -> Result<(At, Vec<Entry>)> {
@@ -864,6 +891,17 @@ fabric:
         }
 
         #[test]
+    fn a_program_keeps_its_settings_beside_the_connection() {
+        let text = "fabric:\n  url: memory://\nbroker:\n  hwm: 500\n  frontend: tcp://*:5556\n";
+        let config = Config::from_yaml_with(text, &|_| Err(VarError::NotPresent)).unwrap();
+        assert_eq!(config.url, "memory://");
+        let read = |section| section_of(text, section, &|_| Err(VarError::NotPresent)).unwrap();
+        assert_eq!(read("broker")["hwm"], "500");
+        assert_eq!(read("broker").len(), 2);
+        assert!(read("relay").is_empty());
+    }
+
+    #[test]
         fn a_quoted_value_reads_back(source in "[^$\\pC]{1,20}") {
             let quoted = serde_json::to_string(&source).unwrap();
             let config = yaml(&format!("url: memory://\nsource: {quoted}")).unwrap();
