@@ -866,6 +866,17 @@ fabric:
         }
     }
 
+    #[test]
+    fn a_program_keeps_its_settings_beside_the_connection() {
+        let text = "fabric:\n  url: memory://\nbroker:\n  hwm: 500\n  frontend: tcp://*:5556\n";
+        let config = Config::from_yaml_with(text, &|_| Err(VarError::NotPresent)).unwrap();
+        assert_eq!(config.url, "memory://");
+        let read = |section| section_of(text, section, &|_| Err(VarError::NotPresent)).unwrap();
+        assert_eq!(read("broker")["hwm"], "500");
+        assert_eq!(read("broker").len(), 2);
+        assert!(read("relay").is_empty());
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in any::<String>(), rest in any::<String>()) {
@@ -891,17 +902,6 @@ fabric:
         }
 
         #[test]
-    fn a_program_keeps_its_settings_beside_the_connection() {
-        let text = "fabric:\n  url: memory://\nbroker:\n  hwm: 500\n  frontend: tcp://*:5556\n";
-        let config = Config::from_yaml_with(text, &|_| Err(VarError::NotPresent)).unwrap();
-        assert_eq!(config.url, "memory://");
-        let read = |section| section_of(text, section, &|_| Err(VarError::NotPresent)).unwrap();
-        assert_eq!(read("broker")["hwm"], "500");
-        assert_eq!(read("broker").len(), 2);
-        assert!(read("relay").is_empty());
-    }
-
-    #[test]
         fn a_quoted_value_reads_back(source in "[^$\\pC]{1,20}") {
             let quoted = serde_json::to_string(&source).unwrap();
             let config = yaml(&format!("url: memory://\nsource: {quoted}")).unwrap();

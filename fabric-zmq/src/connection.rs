@@ -382,7 +382,10 @@ impl Client {
                 self.elect();
             }
             (Side::Receiving, Link::Down) => {
-                sides.up.remove(&endpoint);
+                if !sides.up.remove(&endpoint) {
+                    // It was let in and closed again before the two had agreed.
+                    sides.refused.entry(endpoint.clone()).or_insert(Refusal::Unknown);
+                }
                 self.forget_the_gone(&mut sides);
                 self.receiver.set_links(sides.up.len());
                 let lost =
@@ -403,8 +406,9 @@ impl Client {
                 self.publisher.tell_everything();
             }
             (Side::Publishing, Link::Down | Link::Retried) => {
-                if let Some((_, up)) = &mut sides.frontend {
-                    *up = false;
+                let stood = sides.frontend.as_mut().is_some_and(|(_, up)| std::mem::take(up));
+                if link == Link::Down && !stood {
+                    sides.refused.entry(endpoint).or_insert(Refusal::Unknown);
                 }
                 drop(sides);
                 self.elect();

@@ -5,7 +5,7 @@ use zmq::{Context, Socket, SocketEvent, SocketType};
 use crate::error::from_zmq;
 
 /// One thing that happened to a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
     /// Both sides have agreed: what is sent arrives.
     Up,

@@ -305,6 +305,7 @@ impl Receiver {
         if heard.readers.is_empty() {
             return Ok(());
         }
+        check(blocks, payload.len())?;
         let mut payload = Payloads::of(payload);
         let mut rest = blocks;
         while !rest.is_empty() {
@@ -312,9 +313,6 @@ impl Receiver {
             rest = behind;
             let bytes = payload.take(block.payload_len(), rest.is_empty())?;
             let stamp = block.stamp();
-            if stamp.kind != Kind::Event {
-                return Err(codec(format!("a block of kind {:?} is no event", stamp.kind)));
-            }
             let born = || publishers.born(&stamp.publisher);
             match heard.track.event(&stamp.publisher, stamp.sequence, *tick, born) {
                 Seen::Next => {}
@@ -347,11 +345,7 @@ impl Receiver {
                 }
             }
         }
-        if payload.is_over() {
-            Ok(())
-        } else {
-            Err(codec("there is more payload than the header blocks speak of".to_owned()))
-        }
+        Ok(())
     }
 
     /// A message of two frames, by a program that knows nothing of events.
@@ -590,13 +584,27 @@ impl Payloads {
             Self::Shared { bytes } => Ok(bytes.split_to(len)),
         }
     }
+}
 
-    fn is_over(&self) -> bool {
-        match self {
-            Self::Small { bytes, at } => bytes.len() == *at,
-            Self::Shared { bytes } => bytes.is_empty(),
-        }
+/// Looks at all blocks before the first event is handed out: a message is taken as a whole or not.
+fn check(blocks: &[u8], payload: usize) -> Result<()> {
+    let (mut rest, mut spoken) = (blocks, 0_usize);
+    if rest.is_empty() {
+        return Err(codec("a message has no header block".to_owned()));
     }
+    while !rest.is_empty() {
+        let (block, behind) = Block::parse(rest)?;
+        let kind = block.stamp().kind;
+        if kind != Kind::Event {
+            return Err(codec(format!("a block of kind {kind:?} is no event")));
+        }
+        spoken = spoken.saturating_add(block.payload_len());
+        rest = behind;
+    }
+    if spoken == payload {
+        return Ok(());
+    }
+    Err(codec(format!("a message has {payload} bytes of payload where its blocks say {spoken}")))
 }
 
 struct Frame(Message);
@@ -690,9 +698,7 @@ mod tests {
             let mut payloads = Payloads::of(Message::from(&bytes[..]));
             assert_eq!(payloads.take(3, false).unwrap(), bytes[..3]);
             assert!(payloads.take(size, true).is_err());
-            assert!(!payloads.is_over());
             assert_eq!(payloads.take(size - 3, true).unwrap(), bytes[3..]);
-            assert!(payloads.is_over());
             assert!(payloads.take(usize::MAX, true).is_err());
         }
     }

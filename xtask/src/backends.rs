@@ -1,6 +1,7 @@
 //! The seven backends: how each is called and where it is found.
 
 use std::env;
+use std::process::Command;
 
 use fabric_brokers::BuildNeed;
 
@@ -25,8 +26,6 @@ enum Needs {
     Nothing(&'static str),
     /// A broker, which this starts.
     Broker(fn() -> fabric_brokers::Result<Running>),
-    /// Nothing that its tests do not start themselves.
-    Itself,
     /// Something that has to be started by hand.
     Help,
 }
@@ -41,7 +40,7 @@ pub(crate) struct Running {
 
 const BACKENDS: &[Backend] = &[
     Backend { name: "memory", needs: Needs::Nothing("memory://"), build: &[] },
-    Backend { name: "zmq", needs: Needs::Itself, build: LIBZMQ },
+    Backend { name: "zmq", needs: Needs::Broker(zmq), build: LIBZMQ },
     Backend { name: "redis", needs: Needs::Help, build: &[] },
     Backend { name: "nats", needs: Needs::Broker(nats), build: &[] },
     Backend { name: "amqp", needs: Needs::Help, build: &[] },
@@ -66,6 +65,20 @@ fn nats() -> fabric_brokers::Result<Running> {
 
 fn kafka() -> fabric_brokers::Result<Running> {
     let server = fabric_brokers::kafka::Server::start(fabric_brokers::kafka::Options::new())?;
+    Ok(Running { url: server.url(), _broker: Some(Box::new(server)) })
+}
+
+/// The broker is a program of this workspace, which lies beside this one.
+fn zmq() -> fabric_brokers::Result<Running> {
+    let wrong = |what: String| fabric_brokers::Error::new(what);
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "-q", "-p", "fabric", "--bin", "fabric", "--features", "cli,zmq"]);
+    let built = build.status().map_err(|error| wrong(format!("cargo does not run: {error}")))?;
+    if !built.success() {
+        return Err(wrong("the program `fabric` was not built".to_owned()));
+    }
+    let own = env::current_exe().map_err(|error| wrong(format!("where am I? {error}")))?;
+    let server = fabric_brokers::zmq::Server::start(own.with_file_name("fabric"))?;
     Ok(Running { url: server.url(), _broker: Some(Box::new(server)) })
 }
 
@@ -154,7 +167,6 @@ impl Backend {
         match self.needs {
             Needs::Nothing(url) => Ok(Some(Running { url: url.to_owned(), _broker: None })),
             Needs::Broker(_) => self.start().map(Some),
-            Needs::Itself => Ok(None),
             Needs::Help => Err(Error::new(format!(
                 "the backend `{}` needs a running broker: start one and set {} to its URL",
                 self.name,

@@ -29,6 +29,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     judge(command.status().map_err(|error| not_started(command, &error))?)
 }
 
+/// What this machine is called as a target.
+pub(crate) fn host() -> Result<String> {
+    let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let said = output(command.arg("-vV"))?;
+    let line = said.lines().find_map(|line| line.strip_prefix("host: "));
+    line.map(str::to_owned).ok_or_else(|| Error::new("rustc does not say what this machine is"))
+}
+
 /// Runs to the end, or until `limit` is over: what hangs fails.
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     announce(command);

@@ -14,6 +14,9 @@ const SEEDED_BUGS: &str = "seeded_bugs";
 /// The test binary of `fabric-brokers` that starts real brokers.
 const SERVERS: &str = "servers";
 
+/// The test binary of `fabric` that runs the program as an operator would: with its backend.
+const BROKER_ZMQ: &str = "broker_zmq";
+
 pub(crate) fn run(workspace: &Workspace, given: &[&'static Backend]) -> Result<()> {
     let everything = given.is_empty();
     let chosen =
@@ -83,6 +86,9 @@ fn one_with_broker(
         }
         cargo::run(&mut command)
     });
+    if backend.name == "zmq" {
+        more_of_zmq(workspace, steps);
+    }
     match running {
         Some(running) => examples::run_on(workspace, backend, &running.url, steps),
         None => {
@@ -92,6 +98,24 @@ fn one_with_broker(
             Ok(())
         }
     }
+}
+
+/// The program, and keys, which the libzmq that comes with the binding cannot use: the system's can.
+fn more_of_zmq(workspace: &Workspace, steps: &mut Steps) {
+    steps.run("the program `fabric` as the broker of zmq", || {
+        let line = format!("test -p fabric --features cli,zmq --bin fabric --test {BROKER_ZMQ}");
+        cargo::run(&mut cargo(workspace, &line))
+    });
+    steps.run("keys of CURVE, over the system's libzmq", || {
+        let need = fabric_brokers::BuildNeed::Library("libzmq", "libzmq3-dev");
+        need.meet().map_err(|error| Error::new(error.to_string()))?;
+        let host = cargo::host()?;
+        // A folder of its own, else either build would undo the other.
+        let mut command = cargo(workspace, "test -p fabric-zmq --test curve");
+        command.arg("--config").arg(format!("target.{host}.zmq.rustc-link-lib=['zmq']"));
+        command.arg("--target-dir").arg(workspace.root.join("target/with-system-libzmq"));
+        cargo::run(command.env("FABRIC_TEST_ZMQ_CURVE", "1"))
+    });
 }
 
 /// Every feature of every crate, save those that bring in a broker's client.
@@ -111,7 +135,7 @@ fn test_targets(workspace: &Workspace, left_out: &[String]) -> Result<Vec<String
     for member in workspace.members.iter().filter(|member| !left_out.contains(&member.name)) {
         names.extend(member.targets("tests")?);
     }
-    names.retain(|name| name != SEEDED_BUGS && name != SERVERS);
+    names.retain(|name| ![SEEDED_BUGS, SERVERS, BROKER_ZMQ].contains(&name.as_str()));
     names.sort();
     names.dedup();
     Ok(names)

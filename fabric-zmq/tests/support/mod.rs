@@ -55,6 +55,7 @@ fn address([backend, frontend]: [SocketAddr; 2]) -> BrokerAddress {
 }
 
 /// A broker in a process of its own: this very test program, told to be one.
+#[derive(Debug)]
 pub(crate) struct Server {
     process: Process,
     ports: [Port; 2],
@@ -64,17 +65,28 @@ const AS_BROKER: &str = "FABRIC_ZMQ_TEST_BROKER";
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::with_hwm(10_000)
+    }
+
+    pub(crate) fn with_hwm(hwm: usize) -> Self {
         let ports = [Port::reserve().unwrap(), Port::reserve().unwrap()];
         let at = ports.each_ref().map(|port| port.address().to_string()).join(",");
         let launch = Launch::new(std::env::current_exe().unwrap(), Ready::Says("it listens"))
             .args(["--exact", "support::the_program_as_a_broker", "--nocapture"])
-            .env(AS_BROKER, at);
+            .env(AS_BROKER, format!("{at},{hwm}"));
         let folder = fabric_brokers::Folder::new("zmq").unwrap();
         Self { process: Process::new(launch, folder).unwrap(), ports }
     }
 
     pub(crate) fn address(&self) -> BrokerAddress {
         address(self.ports.each_ref().map(Port::address))
+    }
+
+    /// How many bytes of memory it holds.
+    pub(crate) fn resident(&self) -> u64 {
+        let id = self.process.id().unwrap();
+        let pages = std::fs::read_to_string(format!("/proc/{id}/statm")).unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -97,8 +109,11 @@ impl Child for Server {
 #[test]
 fn the_program_as_a_broker() {
     let Ok(at) = std::env::var(AS_BROKER) else { return };
-    let (backend, frontend) = at.split_once(',').unwrap();
-    let config = BrokerConfig::new(format!("tcp://{frontend}"), format!("tcp://{backend}"));
+    let mut parts = at.split(',');
+    let mut next = || parts.next().unwrap();
+    let (backend, frontend) = (next(), next());
+    let config = BrokerConfig::new(format!("tcp://{frontend}"), format!("tcp://{backend}"))
+        .with_hwm(next().parse().unwrap());
     let broker = Broker::start(&config).unwrap();
     println!("it listens");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -38,6 +38,7 @@ pub mod nats;
 mod port;
 mod process;
 mod proxy;
+pub mod zmq;
 
 pub use broker::Broker;
 #[cfg(feature = "security")]
