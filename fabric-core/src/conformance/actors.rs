@@ -99,6 +99,15 @@ impl Publisher {
         result
     }
 
+    /// As [`publish`](Self::publish), and not for longer than `limit`.
+    pub(super) async fn publish_within(&self, draft: Draft, limit: Duration) -> Result<Receipt> {
+        self.write(&draft, Stage::Invoke, None);
+        let Draft { event, .. } = draft.clone();
+        let result = self.fabric.publish(event).timeout(limit).await;
+        self.conclude(&draft, &result);
+        result
+    }
+
     /// Hands an event over and writes down that it was begun.
     ///
     /// # Errors

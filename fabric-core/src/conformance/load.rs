@@ -44,11 +44,13 @@ pub(super) struct Setup {
     pub(super) pace: Duration,
     /// How large the payloads are, at least.
     pub(super) size: usize,
+    /// How long a publish may take, if that is bounded.
+    pub(super) limit: Option<Duration>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { publishers: 20, pace: Duration::from_millis(5), size: 0 }
+        Self { publishers: 20, pace: Duration::from_millis(5), size: 0, limit: None }
     }
 }
 
@@ -149,10 +151,9 @@ impl Load {
                 let board = Arc::clone(&load.board);
                 // Not all in step: whatever happens, somebody is in the middle of something.
                 let late = setup.pace.mul_f64(p as f64 / setup.publishers as f64);
-                let pace = setup.pace;
                 load.publishers.push(tokio::spawn(async move {
                     sleep(late).await;
-                    board.publish(publisher, topic, pace).await;
+                    board.publish(publisher, topic, setup).await;
                 }));
             }
             load.clients.push(client);
@@ -303,7 +304,8 @@ impl Board {
         }
     }
 
-    async fn publish(self: Arc<Self>, mut publisher: Publisher, topic: Topic, pace: Duration) {
+    async fn publish(self: Arc<Self>, mut publisher: Publisher, topic: Topic, setup: Setup) {
+        let Setup { pace, limit, .. } = setup;
         let go_on = self.publishing.subscribe();
         while *go_on.borrow() {
             let draft = publisher.draft(&topic);
@@ -314,7 +316,10 @@ impl Board {
                 tally.begun.insert(Arc::clone(&value), number);
             });
             // An outage does not last that long: what waits longer waits for ever.
-            let sent = timeout(2 * self.patience, publisher.publish(draft)).await;
+            let sent = match limit {
+                Some(limit) => Ok(publisher.publish_within(draft, limit).await),
+                None => timeout(2 * self.patience, publisher.publish(draft)).await,
+            };
             let failed = !matches!(sent, Ok(Ok(_)));
             self.change(|tally| match sent {
                 Ok(Ok(_)) => tally.confirm(value),

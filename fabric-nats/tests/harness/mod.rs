@@ -1,101 +1,86 @@
-//! How the suite reaches a server: the one that a variable names, else one of its own.
+//! How the suite reaches a server: the one that a variable names, else one of its own; and for cases
+//! that do harm, one that is the case's alone.
+
+mod own;
 
 use std::env;
-use std::sync::Arc;
 use std::time::Duration;
 
-use fabric_brokers::conformance::{Control, Link};
-use fabric_brokers::nats::{Options, Server};
-use fabric_brokers::{Proxy, nats};
 use fabric_core::conformance::{
-    BrokerCtl, Case, ChildCtl, Copies, FaultCtl, Harness, Timing, Tool,
+    BrokerCtl, Case, ChildCtl, DiskCtl, FaultCtl, Harness, Timing, Tool,
 };
 use fabric_core::{Dsn, Fabric, Result};
 use fabric_nats::Nats;
 
-/// Where a running server is, for whoever has one, and for copies of this program.
-const URL: &str = "FABRIC_TEST_NATS_URL";
+use own::Own;
 
-/// A server for one case: shared where the case does it no harm, else one of its own.
+/// A server that all cases share, or one of the case's own.
 pub(crate) struct NatsHarness {
     options: &'static str,
+    nodes: usize,
     own: Option<Own>,
-}
-
-/// A server that a case may harm, and the tools to do so.
-struct Own {
-    url: String,
-    control: Control<Server>,
-    link: Link,
-    children: Copies,
 }
 
 /// How long the tests' streams recognise a duplicate.
 const WINDOW: Duration = Duration::from_secs(1);
 
+#[allow(dead_code, reason = "each test takes what it needs")]
 impl NatsHarness {
     pub(crate) const fn jetstream() -> Self {
-        Self { options: "prefix=ef-test&dedup_window=1s", own: None }
+        Self { options: "prefix=ef-test&dedup_window=1s", nodes: 1, own: None }
     }
 
     pub(crate) const fn core() -> Self {
-        Self { options: "mode=core&prefix=ef-core", own: None }
+        Self { options: "mode=core&prefix=ef-core", nodes: 1, own: None }
     }
-}
 
-impl Own {
-    fn start(options: &'static str) -> Self {
-        let proxy = Arc::new(Proxy::new().unwrap());
-        // Clients that learn of the server's address learn of the proxy's.
-        let server = Server::start(Options::new().advertise(proxy.address())).unwrap();
-        proxy.lead_to(server.address());
-        let direct = format!("nats://{}", server.address());
-        // Through faults a duplicate has to be recognised for longer than they last.
-        let options = options.replace("dedup_window=1s", "dedup_window=2m");
-        let query = format!("{options}&discover=false");
-        let (url, through) =
-            (format!("{direct}?{query}"), format!("nats://{}?{query}", proxy.address()));
-        let link = Link::new([proxy], move || {
-            let through = through.clone();
-            async move { dial(&through).await }
-        });
-        let children = Copies::new().with_env(URL, direct);
-        Self { url, control: Control::new(Arc::new(server)), link, children }
+    /// Three servers, which are the case's own.
+    pub(crate) const fn of_three_servers() -> Self {
+        Self { options: "prefix=ef-three&replicas=3", nodes: 3, own: None }
     }
 }
 
 /// The server's address.
 pub(crate) fn url() -> String {
-    env::var(URL).unwrap_or_else(|_| nats::shared().unwrap().url())
+    env::var("FABRIC_TEST_NATS_URL")
+        .unwrap_or_else(|_| fabric_brokers::nats::shared().unwrap().url())
 }
 
-/// A client of the shared server with these options.
+/// A client of the server with these options.
 pub(crate) async fn connect(options: &str) -> Result<Fabric> {
-    dial(&format!("{}?{options}", url())).await
+    let dsn = Dsn::parse(&format!("{}?{options}", url()))?;
+    Ok(Fabric::new(Nats::connect(dsn).await?))
 }
 
-async fn dial(url: &str) -> Result<Fabric> {
-    Ok(Fabric::new(Nats::connect(Dsn::parse(url)?).await?))
+/// Whether a case does harm, so that nobody else may be on its server.
+fn does_harm(case: &Case) -> bool {
+    let harm = [Tool::Broker, Tool::Fault, Tool::Children, Tool::Disk, Tool::Rights];
+    case.tools.iter().any(|tool| harm.contains(tool))
 }
 
 impl Harness for NatsHarness {
     async fn open(&self) -> Result<Fabric> {
         match &self.own {
-            Some(own) => dial(&own.url).await,
+            Some(own) => own::connect(&own.url).await,
             None => connect(self.options).await,
         }
     }
 
     fn prepare(&mut self, case: &Case) {
-        let harm = [Tool::Broker, Tool::Fault, Tool::Children];
-        if case.tools.iter().any(|tool| harm.contains(tool)) {
-            self.own = Some(Own::start(self.options));
+        if does_harm(case) {
+            // The window has to be longer than any outage.
+            let options = match self.options.split_once("&dedup_window") {
+                Some((options, _)) => options,
+                None => self.options,
+            };
+            self.own = Some(Own::for_case(case, options, self.nodes));
         }
     }
 
     fn timing(&self) -> Timing {
         match &self.own {
-            Some(_) => Timing::default().with_patience(Duration::from_secs(45)),
+            // Servers start and stop, and others build beside us.
+            Some(_) => Timing::default().with_patience(Duration::from_secs(30)),
             None => Timing::default(),
         }
     }
@@ -105,22 +90,27 @@ impl Harness for NatsHarness {
     }
 
     fn broker(&self) -> Option<&dyn BrokerCtl> {
-        self.own.as_ref().map(|own| &own.control as _)
+        self.own.as_ref().map(|own| &*own.broker)
     }
 
     fn fault(&self) -> Option<&dyn FaultCtl> {
-        self.own.as_ref().map(|own| &own.link as _)
+        self.own.as_ref().map(Own::fault)
     }
 
     fn children(&self) -> Option<&dyn ChildCtl> {
-        self.own.as_ref().map(|own| &own.children as _)
+        self.own.as_ref().map(Own::children)
+    }
+
+    fn disk(&self) -> Option<&dyn DiskCtl> {
+        self.own.as_ref()?.disk.as_ref().map(|disk| disk as _)
     }
 
     fn without(&self, case: &Case) -> Option<&'static str> {
-        let lacks = |tool| case.tools.contains(&tool);
-        if lacks(Tool::Disk) || lacks(Tool::Rights) {
-            return Some("this server has neither a small disk nor users");
-        }
-        lacks(Tool::TopicBound).then_some("the streams of these tests have no bounds")
+        case.tools.iter().find_map(|tool| match tool {
+            Tool::TopicBound => Some("a stream bounds its topics together, and drops what is old"),
+            Tool::Disk if self.nodes > 1 => Some("shown on one server"),
+            Tool::Rights => Some("everybody may do everything on the servers of these tests"),
+            _ => None,
+        })
     }
 }

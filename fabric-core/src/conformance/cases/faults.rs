@@ -209,7 +209,8 @@ pub async fn a_link_cut_midway_mixes_no_events(t: &Trial) -> Verdict {
 /// been confirmed is there.
 pub async fn a_full_disk_fails_publishes_and_loses_nothing(t: &Trial) -> Verdict {
     let disk = t.disk()?;
-    let setup = Setup { size: 16 * 1024, ..Setup::default() };
+    let limit = Some(t.timing().outage);
+    let setup = Setup { size: 16 * 1024, limit, ..Setup::default() };
     let load = Load::begin(t, setup, &|| t.open()).await?;
     load.confirmed(100).await?;
     disk.fill().await?;
@@ -248,21 +249,14 @@ pub async fn a_broker_that_forgot_everything_is_told_again(t: &Trial) -> Verdict
 pub async fn revoked_rights_are_told_and_make_no_storm(t: &Trial) -> Verdict {
     let (rights, fault) = (t.rights()?, t.fault()?);
     let client = rights.open().await?;
+    let mut notices = client.notices();
     let topic = t.topic("rights");
     let mut reader = t.reader(client.subscribe(&topic).await?, "plain", "plain");
     let mut publisher = t.publisher(&client, "p");
     publisher.send(&topic).await?;
     reader.ack_many(1).await?;
     rights.revoke().await?;
-    let until = Instant::now() + t.timing().patience;
-    loop {
-        let draft = publisher.draft(&topic);
-        match t.within("a publish without rights", publisher.publish(draft)).await? {
-            Err(error) if error.kind() == ErrorKind::Unauthorized => break,
-            other => ensure!(Instant::now() < until, "not told of the rights: {other:?}"),
-        }
-        t.wait(Duration::from_millis(50)).await;
-    }
+    told_of_rights(t, &mut publisher, &topic, &mut notices).await?;
     let before = fault.links();
     t.wait(t.timing().outage).await;
     let (opened, bytes) = {
@@ -281,6 +275,34 @@ pub async fn revoked_rights_are_told_and_make_no_storm(t: &Trial) -> Verdict {
     t.check("plain").nothing_unexpected()?;
     t.within("closing", client.close(t.timing().patience)).await??;
     Ok(())
+}
+
+/// Waits until a publish answers, or a notice says, that the rights are gone.
+async fn told_of_rights(
+    t: &Trial,
+    publisher: &mut Publisher,
+    topic: &Topic,
+    notices: &mut Notices,
+) -> Verdict {
+    let until = Instant::now() + t.timing().patience;
+    let mut last = None;
+    while Instant::now() < until {
+        let draft = publisher.draft(topic);
+        match timeout(t.timing().quiet, publisher.publish(draft)).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::Unauthorized => return Ok(()),
+            other => last = Some(format!("{other:?}")),
+        }
+        while let Some(notice) = notices.try_next() {
+            match notice.kind {
+                NoticeKind::Lost { error } if error.kind() == ErrorKind::Unauthorized => {
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        t.wait(Duration::from_millis(50)).await;
+    }
+    Err(Failure::new(format!("nobody told that the rights are gone; the last answer: {last:?}")))
 }
 
 /// One publisher and one subscription without a group, and what their client tells.

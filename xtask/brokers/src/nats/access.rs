@@ -75,19 +75,19 @@ impl User {
             Login::Nkey(public) => format!("nkey: {public}"),
         };
         let rights = [("publish", &self.publish), ("subscribe", &self.subscribe)];
-        let rights: String = rights
+        let rights: Vec<String> = rights
             .iter()
             .filter_map(|(what, subjects)| subjects.as_ref().map(|list| right(what, list)))
             .collect();
-        format!("    {{ {login}, permissions: {{ {rights}}} }}\n")
+        format!("    {{ {login}, permissions: {{ {} }} }}\n", rights.join(", "))
     }
 }
 
 fn right(what: &str, subjects: &[String]) -> String {
     if subjects.is_empty() {
-        return format!("{what}: {{ deny: [\">\"] }} ");
+        return format!("{what}: {{ deny: [\">\"] }}");
     }
-    format!("{what}: {{ allow: {subjects:?} }} ")
+    format!("{what}: {{ allow: {subjects:?} }}")
 }
 
 impl Access {
@@ -119,10 +119,10 @@ mod tests {
             User::new("eve", "x").powerless(),
         ]);
         let expected = "authorization {\n  users: [\n\
-            \x20   { user: \"ada\", password: \"secret\", permissions: { } }\n\
-            \x20   { nkey: UABC, permissions: { publish: { allow: [\"a.>\"] } \
+            \x20   { user: \"ada\", password: \"secret\", permissions: {  } }\n\
+            \x20   { nkey: UABC, permissions: { publish: { allow: [\"a.>\"] }, \
             subscribe: { allow: [\"_INBOX.>\", \"b\"] } } }\n\
-            \x20   { user: \"eve\", password: \"x\", permissions: { publish: { deny: [\">\"] } \
+            \x20   { user: \"eve\", password: \"x\", permissions: { publish: { deny: [\">\"] }, \
             subscribe: { deny: [\">\"] } } }\n  ]\n}\n";
         assert_eq!(users.configuration(), expected);
     }

@@ -119,8 +119,12 @@ impl Cluster {
         })
     }
 
-    /// Whether every server knows the same leader, and that one sees all others up to date.
+    /// Whether every server knows the same leader, which sees all others up to date, and has all
+    /// that its streams and consumers have.
     fn is_whole(&self) -> bool {
+        let is_well = |monitor: &Port| {
+            ask(monitor.address(), "/healthz").is_ok_and(|said| said.contains("\"status\":\"ok\""))
+        };
         let said: Vec<String> = self
             .monitors
             .iter()
@@ -134,6 +138,7 @@ impl Cluster {
             && leaders.len() == 1
             && said.iter().any(|said| current(said) == self.servers.len() - 1)
             && !said.iter().any(|said| said.contains("\"offline\": true"))
+            && self.monitors.iter().all(is_well)
     }
 }
 

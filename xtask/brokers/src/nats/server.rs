@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Options;
 use crate::broker::{Broker, remove};
 use crate::{Error, Folder, Launch, Port, Process, Proxy, Ready, Result};
+
+/// How long a server may take to read its configuration again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server; dropping it ends it and removes its data.
 #[derive(Debug)]
@@ -66,7 +71,7 @@ impl Server {
     /// Those whose access ends are cut off.
     ///
     /// # Errors
-    /// If the configuration cannot be written.
+    /// If the configuration cannot be written, or the server does not take it.
     pub fn reload(&self, change: impl FnOnce(Options) -> Options) -> Result<()> {
         let options = change(self.options());
         let folder = self.process.folder();
@@ -76,7 +81,17 @@ impl Server {
         std::fs::write(&path, text)
             .map_err(|error| Error::new(format!("cannot write {}: {error}", path.display())))?;
         *self.lock() = options;
+        let reloads = || self.process.log().matches("Reloaded server configuration").count();
+        let (before, since) = (reloads(), Instant::now());
         self.process.reload();
+        while reloads() == before {
+            if since.elapsed() > PATIENCE {
+                let log = self.process.log();
+                let last = log.lines().last().unwrap_or_default();
+                return Err(Error::new(format!("the server does not take its settings: {last}")));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
         Ok(())
     }
 
