@@ -1,5 +1,6 @@
 //! Both sides in turn, medians of rounds, and how far the rounds lie apart.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -58,6 +59,16 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
+/// CPU time of all threads that the process `pid` has now.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let mut nanos = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanos += text.split(' ').next().ok_or("no time in schedstat")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
 /// What both sides gave, round by round.
 #[derive(Clone, Debug)]
 pub(crate) struct Pairs<T>(Vec<Sides<T>>);
@@ -83,6 +94,14 @@ pub(crate) fn in_turn<T>(
     Ok(Pairs(pairs))
 }
 
+impl<T: Clone> Pairs<T> {
+    /// Rounds of two sides that were run elsewhere, in turn.
+    pub(crate) fn of(fabric: &[T], raw: &[T]) -> Self {
+        let sides = fabric.iter().cloned().zip(raw.iter().cloned());
+        Self(sides.map(|(fabric, raw)| Sides { fabric, raw }).collect())
+    }
+}
+
 impl<T> Pairs<T> {
     /// Medians of one figure of each round.
     pub(crate) fn compare(&self, figure: impl Fn(&T) -> f64) -> Compared {
@@ -96,6 +115,7 @@ impl<T> Pairs<T> {
             sides: Sides { fabric: quantile(&mut fabric, 0.5), raw: quantile(&mut raw, 0.5) },
             rounds: self.0.len(),
             spread: (quartiles[1] - quartiles[0]) / quantile(&mut ratios, 0.5),
+            quartiles,
         }
     }
 }
@@ -108,12 +128,20 @@ pub(crate) struct Compared {
     pub(crate) rounds: usize,
     /// The distance between the quartiles of the rounds' ratios, as a part of their median.
     pub(crate) spread: f64,
+    /// Of the rounds' ratios, fabric by raw.
+    pub(crate) quartiles: [f64; 2],
 }
 
 impl Compared {
     /// A single measurement.
     pub(crate) const fn once(fabric: f64, raw: f64) -> Self {
-        Self { sides: Sides { fabric, raw }, rounds: 1, spread: 0.0 }
+        let quartiles = [fabric / raw; 2];
+        Self { sides: Sides { fabric, raw }, rounds: 1, spread: 0.0, quartiles }
+    }
+
+    /// Whether the rounds' ratios lie on both sides of `ratio` (fabric by raw).
+    pub(crate) fn hides(&self, ratio: f64) -> bool {
+        self.quartiles[0] < ratio && ratio < self.quartiles[1]
     }
 }
 

@@ -18,10 +18,15 @@ pub(crate) struct Options {
     pub(crate) json: Option<PathBuf>,
     /// Only paths whose name contains one of these.
     only: Vec<String>,
+    /// Only this arm, for profilers.
+    arm: Option<String>,
+    /// Only payloads of this many bytes.
+    size: Option<u64>,
 }
 
 impl Options {
-    /// Reads the arguments: `--quick`, `--one-worker`, `--json FILE` and parts of path names.
+    /// Reads the arguments: `--quick`, `--one-worker`, `--json FILE`, `--arm NAME`, `--size BYTES`
+    /// and parts of path names.
     pub(crate) fn read() -> Result<Self> {
         // Cargo says `--bench` to what it runs as a bench, and nothing to what it runs as a test.
         let mut options = Self { smoke: true, ..Self::default() };
@@ -35,11 +40,26 @@ impl Options {
                     let file = arguments.next().ok_or("`--json` needs the name of a file")?;
                     options.json = Some(file.into());
                 }
+                "--arm" => options.arm = Some(arguments.next().ok_or("`--arm` needs a name")?),
+                "--size" => {
+                    options.size =
+                        Some(arguments.next().ok_or("`--size` needs a number")?.parse()?);
+                }
                 path if !path.starts_with('-') => options.only.push(path.to_owned()),
                 other => return Err(format!("unknown option `{other}`").into()),
             }
         }
         Ok(options)
+    }
+
+    /// Whether an arm is asked for.
+    pub(crate) fn wants_arm(&self, name: &str) -> bool {
+        self.arm.as_ref().is_none_or(|arm| arm == name)
+    }
+
+    /// Whether payloads of `size` bytes are asked for.
+    pub(crate) fn wants_size(&self, size: u64) -> bool {
+        self.size.is_none_or(|wanted| wanted == size)
     }
 
     /// Whether `path`, or something within it such as `1to1 typed`, is asked for.

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::{Compared, Result};
 
+/// What the client's CPU time per event has to reach where it decides.
+const CPU: f64 = 1.0 / 1.05;
+
 /// What is measured, and whether more of it is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +42,11 @@ impl Metric {
             Self::NsPerEvent => "time per event",
             Self::PeakMemory => "peak memory",
         }
+    }
+
+    /// What fabric by raw is at this ratio.
+    const fn by_raw(self, ratio: f64) -> f64 {
+        if matches!(self, Self::Throughput) { ratio } else { 1.0 / ratio }
     }
 
     /// Above 1 where fabric does better.
@@ -77,6 +85,7 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Report {
     backend: &'static str,
+    nodes: u32,
     records: Vec<Record>,
     met: usize,
     missed: Vec<String>,
@@ -88,21 +97,61 @@ impl Report {
             "{:>7}  {:<34} {:>14} {:>14} {:>12}  {:>6}  budget",
             "ratio", "what", "metric", "fabric", "raw", "spread"
         );
-        Self { backend, records: Vec::new(), met: 0, missed: Vec::new() }
+        Self { backend, nodes: 1, records: Vec::new(), met: 0, missed: Vec::new() }
+    }
+
+    /// What comes now was measured on a broker of so many nodes.
+    pub(crate) fn on_nodes(&mut self, nodes: u32) {
+        self.nodes = nodes;
+    }
+
+    /// Throughput with the client's CPU time, which decides where the rounds lie too far apart.
+    pub(crate) fn add_throughput(
+        &mut self,
+        key: Key,
+        throughput: &Compared,
+        cpu: &Compared,
+        least: f64,
+    ) {
+        self.add_either((key, Metric::Throughput, throughput), cpu, Some(least));
+    }
+
+    /// Latency with the client's CPU time, which decides where the rounds lie too far apart.
+    pub(crate) fn add_latency(
+        &mut self,
+        key: Key,
+        p50: &Compared,
+        cpu: &Compared,
+        budget: Option<f64>,
+    ) {
+        self.add_either((key, Metric::LatencyP50, p50), cpu, budget);
+    }
+
+    fn add_either(
+        &mut self,
+        (key, metric, got): (Key, Metric, &Compared),
+        cpu: &Compared,
+        budget: Option<f64>,
+    ) {
+        let hidden = budget.is_some_and(|least| got.hides(metric.by_raw(least)));
+        let (by_wall, by_cpu) = if hidden { (None, budget.map(|_| CPU)) } else { (budget, None) };
+        self.add(key, metric, got, by_wall);
+        self.add(key, Metric::CpuPerEvent, cpu, by_cpu);
     }
 
     /// A result that is held against `budget`, the least ratio, if there is one.
     pub(crate) fn add(&mut self, key: Key, metric: Metric, got: &Compared, budget: Option<f64>) {
         let ratio = metric.ratio(got);
-        let verdict = budget.map_or_else(String::new, |least| self.judge(key, ratio, least));
-        print_line(&name_of(key), metric, got, &verdict);
+        let verdict =
+            budget.map_or_else(String::new, |least| self.judge(key, metric, ratio, least));
+        print_line(&self.name_of(key), metric, got, &verdict);
         self.records.push(Record {
             backend: self.backend,
             path: key.path,
             size: key.size,
             mode: key.mode,
             metric,
-            nodes: 1,
+            nodes: self.nodes,
             unit: metric.unit(),
             fabric: got.sides.fabric,
             raw: got.sides.raw,
@@ -114,16 +163,22 @@ impl Report {
 
     /// A result for people alone.
     pub(crate) fn aside(&self, key: Key, note: &str, metric: Metric, got: &Compared) {
-        print_line(&format!("{} {note}", name_of(key)), metric, got, "");
+        print_line(&format!("{} {note}", self.name_of(key)), metric, got, "");
     }
 
-    fn judge(&mut self, key: Key, ratio: f64, least: f64) -> String {
+    fn judge(&mut self, key: Key, metric: Metric, ratio: f64, least: f64) -> String {
         if ratio >= least {
             self.met += 1;
             return format!("≥ {least:.2} met");
         }
-        self.missed.push(format!("{} {ratio:.2} < {least:.2}", name_of(key)));
+        let missed = format!("{} {} {ratio:.2} < {least:.2}", self.name_of(key), metric.name());
+        self.missed.push(missed);
         format!("≥ {least:.2} MISSED")
+    }
+
+    fn name_of(&self, key: Key) -> String {
+        let nodes = if self.nodes == 1 { String::new() } else { format!(" on {}", self.nodes) };
+        format!("{} {} {}{nodes}", key.path, key.mode, size(key.size))
     }
 
     /// Sums up, and writes the records.
@@ -135,10 +190,6 @@ impl Report {
         }
         Ok(())
     }
-}
-
-fn name_of(key: Key) -> String {
-    format!("{} {} {}", key.path, key.mode, size(key.size))
 }
 
 fn print_line(what: &str, metric: Metric, got: &Compared, verdict: &str) {

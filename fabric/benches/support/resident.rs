@@ -6,13 +6,21 @@ use std::{env, fs};
 use super::Result;
 
 /// Says which part a child process plays.
-const ROLE: &str = "FABRIC_BENCH_ROLE";
+pub(crate) const ROLE: &str = "FABRIC_BENCH_ROLE";
 
 /// Bytes of this process that are in memory now.
 pub(crate) fn resident() -> Result<u64> {
     let pages = fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = pages.split(' ').nth(1).ok_or("no resident pages in statm")?.parse()?;
     Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// The most bytes of this process that ever were in memory at once.
+pub(crate) fn peak() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line.ok_or("no VmHWM in status")?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
 }
 
 /// The part that this process plays, if it is a child.
