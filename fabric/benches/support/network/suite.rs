@@ -228,7 +228,8 @@ impl<'a> Suite<'a> {
         let Some(work) = self.work(path, size, events) else { return Ok(()) };
         let rounds = Rounds::run(arms, self.options.rounds(), |client| {
             on(&self.runtime, round(Arc::clone(client), work.clone()))
-        })?;
+        });
+        let rounds = rounds.map_err(|failure| format!("{path} of {size} bytes: {failure}"))?;
         for (mode, ours, theirs, least) in [
             (arms.modes[0], Arm::Fabric, Arm::Raw, least_of_raw),
             (arms.modes[1], Arm::Profile, Arm::Bare, arms.least_of_bare),
@@ -266,7 +267,8 @@ impl<'a> Suite<'a> {
             let cpu = watch.stop(work.events).cpu_ns_per_event();
             let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|part| quantile(&mut samples, part));
             Ok([p50, p99, p999, cpu])
-        })?;
+        });
+        let rounds = rounds.map_err(|failure| format!("{path} of {size} bytes: {failure}"))?;
         for (mode, ours, theirs) in
             [(arms.modes[0], Arm::Fabric, Arm::Raw), (arms.modes[1], Arm::Profile, Arm::Bare)]
         {
