@@ -65,6 +65,20 @@ fn a_kafka_broker_starts_and_starts_again() {
     server.process().stop();
 }
 
+#[test]
+fn a_cluster_of_kafka_starts_and_outlives_a_broker() {
+    let proxies: Vec<Proxy> = (0..3).map(|_| Proxy::new().unwrap()).collect();
+    let cluster = kafka::Cluster::behind(&proxies, &kafka::Options::new()).unwrap();
+    for proxy in &proxies {
+        assert!(cluster.url().contains(&proxy.address().to_string()), "{}", cluster.url());
+        TcpStream::connect(proxy.address()).unwrap();
+    }
+    cluster.processes()[1].kill();
+    cluster.processes()[1].start().unwrap();
+    cluster.wipe().unwrap();
+    assert!(cluster.processes().iter().all(|process| process.is_running()));
+}
+
 const INFO: &str = "$JS.API.INFO";
 
 #[test]
@@ -230,5 +244,20 @@ mod security {
             info.contains("\"tls_required\":true") && info.contains("\"tls_verify\":true"),
             "{info}"
         );
+    }
+
+    #[test]
+    fn a_kafka_broker_listens_for_tls_too() {
+        let certificates = Certificates::new().unwrap();
+        let options = kafka::Options::new().secure(&certificates, &[("ada", "secret")]);
+        let server = kafka::Server::start(options).unwrap();
+        let greets = |authority: std::path::PathBuf| {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["s_client", "-verify_return_error", "-connect"]);
+            openssl.arg(server.secure_address().to_string()).arg("-CAfile").arg(authority);
+            openssl.stdin(Stdio::null()).output().unwrap().status.success()
+        };
+        assert!(greets(certificates.authority()));
+        assert!(!greets(Certificates::new().unwrap().authority()));
     }
 }
