@@ -9,8 +9,9 @@ use crate::{Error, Result};
 /// The folder `brokers` in cargo's target directory.
 pub(crate) fn folder() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    let target = workspace.map_or_else(PathBuf::new, Path::to_path_buf).join("target");
-    env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from).join("brokers")
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    // A relative one is below the workspace, wherever the test runs.
+    workspace.unwrap_or_else(|| Path::new("")).join(target).join("brokers")
 }
 
 /// The folder `name` in the cache, filled by `fill` unless it is there: by one process at a time, and

@@ -28,8 +28,11 @@ exec 3<&0
 exec "$@" 3<&- </dev/null
 "#;
 
-/// How long a program may take until it is ready, and until it has stopped when asked to.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a program may take until it is ready: a busy machine starts a JVM in a minute.
+const READY: Duration = Duration::from_secs(180);
+
+/// How long it may take to stop when it is asked to.
+const STOPPED: Duration = Duration::from_secs(60);
 
 /// How often a thing is looked at that nobody tells us of.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -138,7 +141,7 @@ impl Process {
         while !self.is_ready(begin) {
             let what = if !started.is_alive() {
                 "ended"
-            } else if since.elapsed() > PATIENCE {
+            } else if since.elapsed() > READY {
                 "is not ready"
             } else {
                 thread::sleep(GLANCE);
@@ -163,7 +166,7 @@ impl Process {
         running.signal(Signal::CONT);
         running.signal(Signal::TERM);
         let since = Instant::now();
-        while running.is_alive() && since.elapsed() < PATIENCE {
+        while running.is_alive() && since.elapsed() < STOPPED {
             thread::sleep(GLANCE);
         }
         running.kill();
