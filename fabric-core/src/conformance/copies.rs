@@ -11,18 +11,24 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::harness::{Child, ChildCtl, ChildJob, Harness};
 use crate::capabilities::Ability;
+use crate::fabric::Fabric;
 use crate::group::Group;
 use crate::pattern::Pattern;
-use crate::{Error, ErrorKind, Result};
+use crate::subscription::Subscription;
+use crate::{Error, ErrorKind, Result, RetryClass};
 
 /// Tells a copy of a test program what it is to do.
 const JOB: &str = "FABRIC_CONFORMANCE_CHILD";
 
 /// What a line of a copy begins with that is not the test program's own.
 const MARK: &str = "child-of-the-suite ";
+
+/// How long a child waits before it tries again to reach the broker.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Runs consumers in copies of the program that runs the test: each opens the harness of its own test,
 /// and consumes instead of testing.
@@ -192,12 +198,17 @@ pub(super) fn serve<H: Harness>(harness: H, job: &ChildJob) {
 }
 
 async fn consume<H: Harness>(harness: H, job: &ChildJob) -> Result<()> {
-    let fabric = harness.open().await?;
-    let mut subscribe = fabric.subscribe(&job.pattern).group(&job.group);
-    if fabric.capabilities().can(Ability::Lease) {
-        subscribe = subscribe.ack_wait(job.ack_wait);
-    }
-    let mut subscription = subscribe.await?;
+    let until = Instant::now() + harness.timing().patience;
+    let (_fabric, mut subscription) = loop {
+        match join(&harness, job).await {
+            Ok(joined) => break joined,
+            // It may have come in the middle of an outage.
+            Err(error) if error.retry() != RetryClass::Never && Instant::now() < until => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     if job.is_endless() {
         say("ready", "")?;
     }
@@ -219,6 +230,16 @@ async fn consume<H: Harness>(harness: H, job: &ChildJob) -> Result<()> {
     }
     say("ready", "")?;
     std::future::pending().await
+}
+
+async fn join<H: Harness>(harness: &H, job: &ChildJob) -> Result<(Fabric, Subscription)> {
+    let fabric = harness.open().await?;
+    let mut subscribe = fabric.subscribe(&job.pattern).group(&job.group);
+    if fabric.capabilities().can(Ability::Lease) {
+        subscribe = subscribe.ack_wait(job.ack_wait);
+    }
+    let subscription = subscribe.await?;
+    Ok((fabric, subscription))
 }
 
 /// One line at a time, at once: the starter knows of all that was done before a kill.
