@@ -42,6 +42,8 @@ pub(crate) struct Epoch {
 struct Watcher {
     sealed: AtomicBool,
     gone: watch::Sender<bool>,
+    /// The same, for those who look at each event.
+    is_gone: AtomicBool,
     /// Subjects to which the user lacks the right.
     denied: watch::Sender<Vec<String>>,
     complaint: Mutex<Option<Error>>,
@@ -74,6 +76,14 @@ impl Link {
             state: watch::Sender::new(State::Down),
             discovered: Mutex::default(),
             numbers: AtomicU64::new(0),
+        }
+    }
+
+    /// What `work` does with the present connection, if there is one.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&Epoch) -> R) -> Option<R> {
+        match &*self.state.borrow() {
+            State::Up(epoch) if !epoch.is_gone() => Some(work(epoch)),
+            _ => None,
         }
     }
 
@@ -155,6 +165,7 @@ impl Link {
         let watcher = Arc::new(Watcher {
             sealed: AtomicBool::new(false),
             gone: watch::Sender::new(false),
+            is_gone: AtomicBool::new(false),
             denied: watch::Sender::new(Vec::new()),
             complaint: Mutex::new(None),
             notices: self.notices.clone(),
@@ -297,7 +308,7 @@ impl Link {
 
 impl Epoch {
     pub(crate) fn is_gone(&self) -> bool {
-        *self.watcher.gone.borrow()
+        self.watcher.is_gone.load(Ordering::Acquire)
     }
 
     /// Resolves when the connection is gone.
@@ -308,7 +319,7 @@ impl Epoch {
 
     /// Gives the connection up.
     pub(crate) fn abandon(&self) {
-        self.watcher.gone.send_replace(true);
+        self.watcher.end();
     }
 
     /// Subjects to which the user lacks the right, as far as the server complained.
@@ -368,11 +379,14 @@ impl Epoch {
 }
 
 impl Watcher {
+    fn end(&self) {
+        self.is_gone.store(true, Ordering::Release);
+        self.gone.send_replace(true);
+    }
+
     fn hear(&self, event: &Event) {
         match event {
-            Event::Disconnected | Event::Closed => {
-                self.gone.send_replace(true);
-            }
+            Event::Disconnected | Event::Closed => self.end(),
             Event::ServerError(complaint) => {
                 if let async_nats::ServerError::Other(said) = complaint
                     && let Some(subject) = error::denied(said)

@@ -27,6 +27,7 @@ pub(crate) mod code {
     pub(crate) const STORAGE_EXCEEDED: u32 = 10_047;
     pub(crate) const MEMORY_EXCEEDED: u32 = 10_028;
     pub(crate) const ACCOUNT_EXCEEDED: u32 = 10_002;
+    pub(crate) const INVALID_STREAM: u32 = 10_052;
     pub(crate) const MESSAGE_TOO_LARGE: u32 = 10_054;
     pub(crate) const STREAM_NAME_EXISTS: u32 = 10_058;
     pub(crate) const STREAM_NOT_FOUND: u32 = 10_059;
@@ -186,6 +187,11 @@ fn api(error: &ApiError) -> Error {
             RetryClass::Never,
             "the stream exists with other settings; use them, or connect with `alter=true`",
         ),
+        code::INVALID_STREAM => (
+            ErrorKind::Config,
+            RetryClass::Never,
+            "the server refuses these settings of the stream",
+        ),
         code::SUBJECT_OVERLAP => (
             ErrorKind::AlreadyExists,
             RetryClass::Never,
@@ -277,6 +283,7 @@ mod tests {
             (400, code::CONSUMER_EXISTS, K::AlreadyExists, Never),
             (400, code::STREAM_NAME_EXISTS, K::AlreadyExists, Never),
             (400, code::SUBJECT_OVERLAP, K::AlreadyExists, Never),
+            (500, code::INVALID_STREAM, K::Config, Never),
             (400, code::WRONG_LAST, K::AlreadyExists, Never),
             (400, code::MESSAGE_TOO_LARGE, K::TooLarge, Never),
             (503, code::STORE_FAILED, K::Full, Safe),

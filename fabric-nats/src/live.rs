@@ -12,7 +12,7 @@ use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use fabric_core::{
     Batch, Chunk, Confirms, Error, ErrorKind, Event, MAX_CHUNK, Outcomes, Patterns, Receipt,
-    Result, RetryClass, Source, SubscribeOptions, Subscription, Topic,
+    Result, RetryClass, Source, SubscribeOptions, Subscription,
 };
 use futures_core::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream as _};
@@ -22,7 +22,7 @@ use crate::connection::Epoch;
 use crate::error::{self, Failure};
 use crate::hub::{Hub, at_once};
 use crate::layout::{Place, contains};
-use crate::wire::{Decoder, Outgoing, Route, kept};
+use crate::wire::{Decoder, Outgoing, Route, Topics, kept};
 
 /// Who publishes live: those that wait come before those that do not.
 #[derive(Debug, Default)]
@@ -112,6 +112,7 @@ impl Hub {
             group,
             ears: Ears::There(ears),
             decoder: Decoder::new(self.config.profile),
+            topics: Topics::default(),
             closed: Box::pin(async move {
                 let _ = closed.wait_for(|closed| *closed).await;
             }),
@@ -181,6 +182,8 @@ struct Live {
     group: Option<String>,
     ears: Ears,
     decoder: Decoder,
+    /// Topics that came lately.
+    topics: Topics,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     troubles: VecDeque<Error>,
     over: bool,
@@ -279,11 +282,11 @@ impl Live {
     }
 
     /// Whether the message is for this subscription, and no earlier filter brought it too.
-    fn is_wanted(&self, filter: usize, message: &Message) -> bool {
+    fn is_wanted(&mut self, filter: usize, message: &Message) -> bool {
         let Place::Topic(text) = self.hub.layout.place(&message.subject) else { return false };
         let twice = self.group.is_none()
             && self.filters[..filter].iter().any(|other| contains(other, &message.subject));
-        let wanted = Topic::new(&text).map_or(true, |topic| self.patterns.matches(&topic));
+        let wanted = self.topics.get(&text).map_or(true, |topic| self.patterns.matches(topic));
         !twice && wanted
     }
 }

@@ -35,6 +35,10 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(11);
 /// How many events are asked for ahead at first: a member that takes few leaves the rest to others.
 const AHEAD: usize = 32;
+/// How many bytes are asked for ahead, and how many make a chunk: what lies in memory for long is not
+/// used again by what comes next.
+const BYTES_AHEAD: usize = 4 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
 /// How many at most; the bound on what a subscription holds is its own.
 const MOST_AHEAD: usize = 64 * 1024;
 /// How long nothing has to come before nothing is believed to be on its way.
@@ -57,6 +61,8 @@ pub(crate) struct Pull {
     ahead: usize,
     /// The last look brought events, and somebody looks again.
     used: bool,
+    /// How many bytes an event has, as far as one can say.
+    size: usize,
 }
 
 /// Whose consumer it is.
@@ -160,6 +166,7 @@ impl Pull {
             troubles: VecDeque::new(),
             ahead: AHEAD,
             used: false,
+            size: 1,
         }
     }
 
@@ -254,7 +261,8 @@ impl Pull {
         {
             self.pause = None;
         }
-        while events.len() < most {
+        let mut bytes = 0;
+        while events.len() < most && bytes < CHUNK_BYTES {
             if self.pause.is_none() {
                 self.ask(room.saturating_sub(events.len()));
             }
@@ -274,6 +282,8 @@ impl Pull {
                         continue;
                     }
                     open.wanted = open.wanted.saturating_sub(1);
+                    bytes += message.length;
+                    self.size = (self.size * 7 + message.length) / 8 + 1;
                     let sent = message.reply.as_deref().and_then(Sent::parse);
                     let Some(sent) = sent else { continue };
                     if !self.follows(sent) {
@@ -312,7 +322,7 @@ impl Pull {
     /// Asks for more, once enough of what was asked for has come.
     fn ask(&mut self, room: usize) {
         let Wire::Open(open) = &mut self.wire else { return };
-        let room = room.min(self.ahead);
+        let room = room.min(self.ahead).min((BYTES_AHEAD / self.size).max(2));
         let free = room.saturating_sub(open.wanted);
         if free == 0 || (open.wanted > 0 && free < room.div_ceil(2)) {
             return;

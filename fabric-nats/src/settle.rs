@@ -68,10 +68,8 @@ fn tell_on(epoch: &Epoch, chunk: &Chunk, mask: u64, payload: &Bytes) -> u64 {
 impl Hub {
     /// Tells the server about deliveries, if there is a connection; returns those it does not know.
     pub(crate) fn tell(&self, chunk: &Chunk, mask: u64, verb: &Verb) -> u64 {
-        match self.link.now() {
-            Some(epoch) => tell_on(&epoch, chunk, mask, &verb.payload()),
-            None => mask,
-        }
+        let payload = verb.payload();
+        self.link.with(|epoch| tell_on(epoch, chunk, mask, &payload)).unwrap_or(mask)
     }
 }
 

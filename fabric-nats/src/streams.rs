@@ -165,7 +165,11 @@ fn wanted(config: &NatsConfig, spec: &StreamSpec, epoch: &Epoch) -> StreamConfig
         duplicate_window: window,
         allow_direct: true,
         allow_msg_ttl: limited && epoch.is_at_least(2, 11),
-        allow_msg_schedules: limited && !spec.listed && epoch.is_at_least(2, 12),
+        // The server refuses schedules in a stream that refuses new events.
+        allow_msg_schedules: limited
+            && !spec.listed
+            && config.discard == Discard::Old
+            && epoch.is_at_least(2, 12),
         metadata: HashMap::from([("fabric.v".to_owned(), "1".to_owned())]),
         ..StreamConfig::default()
     }

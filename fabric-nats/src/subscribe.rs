@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use async_nats::Message;
 use fabric_core::{
     Chunk, Error, ErrorKind, Event, Group, MAX_CHUNK, Places, Position, Result, Source, Start,
-    SubscribeOptions, Subscription, Topic,
+    SubscribeOptions, Subscription,
 };
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
@@ -20,7 +20,7 @@ use crate::hub::{Hub, at_once};
 use crate::layout::Place;
 use crate::member::Member;
 use crate::pull::{Inbox, Pull, Pulled};
-use crate::wire::{Decoder, Sent, kept};
+use crate::wire::{Decoder, Sent, Topics, kept};
 
 impl Hub {
     /// Opens a subscription.
@@ -92,6 +92,8 @@ pub(crate) struct Reader {
     turn: usize,
     decoder: Decoder,
     selection: Selection,
+    /// Topics that came lately.
+    topics: Topics,
     prefetch: usize,
     held: Option<Held>,
     /// A look at what the group is now, and the events that wait for it.
@@ -125,6 +127,7 @@ impl Reader {
             turn: 0,
             decoder: Decoder::new(hub.config.profile),
             selection,
+            topics: Topics::default(),
             prefetch,
             held,
             looking: None,
@@ -335,21 +338,22 @@ impl Reader {
         }
         let waiting = std::mem::take(&mut self.waiting);
         let last = waiting.last().map(|came| came.sent.stored);
-        if let Some(held) = &self.held
+        let strangers = waiting.iter().any(|came| self.is_stranger(came));
+        if strangers
             && self.seen_last != last
-            && waiting.iter().any(|came| self.is_stranger(came))
+            && let Some(group) = self.held.as_ref().map(|held| held.member.group().clone())
         {
             // Either the server hands out more than the patterns say, or they are others by now.
             self.seen_last = last;
-            let (hub, group) = (Arc::clone(&self.hub), held.member.group().clone());
+            let hub = Arc::clone(&self.hub);
             self.waiting = waiting;
             self.looking = Some(async move { hub.look_again(&group).await }.boxed());
             return None;
         }
-        self.chunk(waiting)
+        self.chunk(waiting, strangers)
     }
 
-    fn chunk(&mut self, waiting: Vec<Came>) -> Option<Arc<Chunk>> {
+    fn chunk(&mut self, waiting: Vec<Came>, strangers: bool) -> Option<Arc<Chunk>> {
         let since = waiting.iter().map(|came| came.since).min()?;
         let received = fabric_core::clock::wall_at(since);
         let count = waiting.len();
@@ -359,7 +363,7 @@ impl Reader {
         let mut faults = Vec::new();
         let mut places = Vec::with_capacity(count);
         for came in waiting {
-            if self.is_stranger(&came) {
+            if strangers && self.is_stranger(&came) {
                 self.pass_over(&came.message);
                 continue;
             }
@@ -397,15 +401,15 @@ impl Reader {
     }
 
     /// Whether an event is none of those that were asked for.
-    fn is_stranger(&self, came: &Came) -> bool {
+    fn is_stranger(&mut self, came: &Came) -> bool {
         let stream = self.pulls[came.part].stream;
         match self.hub.layout.place(&came.message.subject) {
             Place::Inbox { .. } => false,
             Place::Foreign => true,
-            Place::Topic(text) => match Topic::new(&text) {
+            Place::Topic(text) => match self.topics.get(&text) {
                 Ok(topic) => {
                     let name = &self.hub.layout.streams[stream].name;
-                    !self.selection.wants(&topic, name, self.hub.life(stream), came.sent.stored)
+                    !self.selection.wants(topic, name, self.hub.life(stream), came.sent.stored)
                 }
                 // What is on a subject that is no topic goes to the dead letters.
                 Err(_) => false,

@@ -96,10 +96,12 @@ impl Writer<'_> {
         event: &Event,
         topic: Option<&Topic>,
     ) -> Result<(Option<HeaderMap>, Bytes)> {
+        if self.profile == Profile::Raw && topic.is_some() {
+            // An answer tells by its way what it answers.
+            return Ok((None, event.payload().bytes()?));
+        }
         let (headers, payload) = self.contents(event, &Route::default(), None, "")?;
-        let Some(topic) = topic.filter(|_| self.profile != Profile::Raw) else {
-            return Ok((headers, payload));
-        };
+        let Some(topic) = topic else { return Ok((headers, payload)) };
         let mut headers = headers.unwrap_or_default();
         put(&mut headers, name(Known::Topic), topic.as_str())?;
         Ok((Some(headers), payload))
@@ -269,16 +271,54 @@ pub(crate) struct Incoming {
 pub(crate) struct Decoder {
     profile: Profile,
     reader: Reader,
-    /// The last topic: most messages of a subscription have few.
-    topics: Vec<Topic>,
+    /// Topics that came lately: most subscriptions have few.
+    topics: Topics,
 }
 
 /// How many topics a reader remembers.
 const REMEMBERED: usize = 16;
 
+/// The last few topics, by their text; the one that came last is looked at first.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    known: Vec<Topic>,
+    last: usize,
+}
+
+impl Topics {
+    /// The topic of that text.
+    ///
+    /// # Errors
+    /// `Codec` if it is none.
+    pub(crate) fn get(&mut self, text: &str) -> Result<&Topic> {
+        let at = match self.known.get(self.last) {
+            Some(topic) if topic.as_str() == text => self.last,
+            _ => match self.known.iter().position(|known| known.as_str() == text) {
+                Some(at) => at,
+                None => self.learn(text)?,
+            },
+        };
+        self.last = at;
+        Ok(&self.known[at])
+    }
+
+    fn learn(&mut self, text: &str) -> Result<usize> {
+        let topic = Topic::new(text).map_err(|error| {
+            Error::new(ErrorKind::Codec, format!("`{text}` is no topic: {}", error.message()))
+        })?;
+        if self.known.len() < REMEMBERED {
+            self.known.push(topic);
+            return Ok(self.known.len() - 1);
+        }
+        let oldest = (self.last + 1) % REMEMBERED;
+        self.known[oldest] = topic;
+        Ok(oldest)
+    }
+}
+
 impl Decoder {
     pub(crate) fn new(profile: Profile) -> Self {
-        Self { profile, reader: Reader::new(STYLE), topics: Vec::new() }
+        Self { profile, reader: Reader::new(STYLE), topics: Topics::default() }
     }
 
     /// The event of a message.
@@ -298,8 +338,8 @@ impl Decoder {
         message: &Message,
         stored: u64,
     ) -> Incoming {
-        let (topic, fault) = match self.topic(topic) {
-            Ok(topic) => (topic, None),
+        let (topic, fault) = match self.topics.get(topic) {
+            Ok(topic) => (topic.clone(), None),
             Err(error) => (stand_in(topic), Some(error)),
         };
         if self.profile == Profile::Raw && !own && !topic.is_reserved() {
@@ -317,20 +357,6 @@ impl Decoder {
         let read = self.reader.finish(&topic, message.payload.clone());
         let fault = fault.or(read.fault).map(|error| error.with("subject", &message.subject));
         Incoming { event: read.event, fault, attempt: read.attempt.unwrap_or(1) }
-    }
-
-    fn topic(&mut self, text: &str) -> Result<Topic> {
-        if let Some(at) = self.topics.iter().position(|known| known.as_str() == text) {
-            return Ok(self.topics[at].clone());
-        }
-        let topic = Topic::new(text).map_err(|error| {
-            Error::new(ErrorKind::Codec, format!("`{text}` is no topic: {}", error.message()))
-        })?;
-        if self.topics.len() == REMEMBERED {
-            self.topics.pop();
-        }
-        self.topics.insert(0, topic.clone());
-        Ok(topic)
     }
 }
 
@@ -355,15 +381,13 @@ static UNREADABLE: LazyLock<Topic> = LazyLock::new(|| {
 
 /// The payload alone: its id is its place, or fresh where it has none.
 fn read_raw(topic: &Topic, fault: Option<Error>, message: &Message, stored: u64) -> Incoming {
-    let id = match stored {
-        0 => EventId::generate(),
-        place => EventId::new(format!("{topic}:{place}")).unwrap_or_else(|_| EventId::generate()),
-    };
-    let built = Event::to(topic).id(id.to_string()).bytes(message.payload.clone()).build();
-    match built {
+    let event = Event::to(topic).payload(message.payload.clone());
+    let event = if stored == 0 { event } else { event.id(format!("{topic}:{stored}")) };
+    match event.build() {
         Ok(event) => Incoming { event, fault, attempt: 1 },
+        // Only an id that is too long could be refused, and a topic is short.
         Err(error) => {
-            let event = Event::to(topic).bytes(Bytes::new()).build();
+            let event = Event::to(topic).build();
             let event = event.unwrap_or_else(|_| unreachable!("an empty event can be built"));
             Incoming { event, fault: Some(error), attempt: 1 }
         }
@@ -387,16 +411,32 @@ impl Sent {
     /// From `$JS.ACK.<stream>.<consumer>.<delivered>.<stored>.<number>.<time>.<pending>`, or the
     /// newer form with domain and account before the stream.
     pub(crate) fn parse(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?;
-        let tokens = rest.split('.').count();
-        let skip = if tokens >= 9 { 4 } else { 2 };
-        let mut numbers = rest.split('.').skip(skip);
+        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        let mut dots = [0; 12];
+        let mut count = 0;
+        for (at, _) in rest.iter().enumerate().filter(|(_, byte)| **byte == b'.') {
+            *dots.get_mut(count)? = at;
+            count += 1;
+        }
+        // Seven parts, or with domain and account nine and perhaps one more.
+        let first = match count {
+            6 => 2,
+            8 | 9 => 4,
+            _ => return None,
+        };
+        let number = |n: usize| {
+            let end = if n == count { rest.len() } else { dots[n] };
+            rest[dots[n - 1] + 1..end].iter().try_fold(0_u64, |all, byte| {
+                let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+                all.checked_mul(10)?.checked_add(u64::from(digit))
+            })
+        };
         Some(Self {
-            delivered: numbers.next()?.parse().ok()?,
-            stored: numbers.next()?.parse().ok()?,
-            number: numbers.next()?.parse().ok()?,
-            // The time comes first.
-            pending: numbers.nth(1)?.parse().ok()?,
+            delivered: u32::try_from(number(first)?).ok()?,
+            stored: number(first + 1)?,
+            number: number(first + 2)?,
+            // The time is between.
+            pending: number(first + 4)?,
         })
     }
 }

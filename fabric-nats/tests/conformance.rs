@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 mod harness;
+mod support;
 
 mod jetstream {
     use super::harness::NatsHarness;
@@ -14,4 +15,10 @@ mod core_nats {
     use super::harness::NatsHarness;
 
     fabric_core::conformance!(NatsHarness::core());
+}
+
+mod least_rights {
+    use super::harness::NatsHarness;
+
+    fabric_core::conformance!(NatsHarness::least_rights());
 }

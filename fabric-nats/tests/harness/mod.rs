@@ -2,23 +2,27 @@
 //! that do harm, one that is the case's alone.
 
 mod own;
+mod rights;
+#[path = "../support/mod.rs"]
+mod support;
 
-use std::env;
 use std::time::Duration;
 
 use fabric_core::conformance::{
     BrokerCtl, Case, ChildCtl, DiskCtl, FaultCtl, Harness, Timing, Tool,
 };
-use fabric_core::{Dsn, Fabric, Result};
-use fabric_nats::Nats;
+use fabric_core::{Fabric, Result};
 
 use own::Own;
+use support::{connect, dial};
 
 /// A server that all cases share, or one of the case's own.
 pub(crate) struct NatsHarness {
     options: &'static str,
     nodes: usize,
     own: Option<Own>,
+    /// Everything is done by a user who may do no more than the page lists.
+    limited: bool,
 }
 
 /// How long the tests' streams recognise a duplicate.
@@ -27,29 +31,22 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[allow(dead_code, reason = "each test takes what it needs")]
 impl NatsHarness {
     pub(crate) const fn jetstream() -> Self {
-        Self { options: "prefix=ef-test&dedup_window=1s", nodes: 1, own: None }
+        Self { options: "prefix=ef-test&dedup_window=1s", nodes: 1, own: None, limited: false }
     }
 
     pub(crate) const fn core() -> Self {
-        Self { options: "mode=core&prefix=ef-core", nodes: 1, own: None }
+        Self { options: "mode=core&prefix=ef-core", nodes: 1, own: None, limited: false }
+    }
+
+    /// As a user with the rights that the page lists, and no others.
+    pub(crate) const fn least_rights() -> Self {
+        Self { options: "prefix=fabric&dedup_window=1s", nodes: 1, own: None, limited: true }
     }
 
     /// Three servers, which are the case's own.
     pub(crate) const fn of_three_servers() -> Self {
-        Self { options: "prefix=ef-three&replicas=3", nodes: 3, own: None }
+        Self { options: "prefix=ef-three&replicas=3", nodes: 3, own: None, limited: false }
     }
-}
-
-/// The server's address.
-pub(crate) fn url() -> String {
-    env::var("FABRIC_TEST_NATS_URL")
-        .unwrap_or_else(|_| fabric_brokers::nats::shared().unwrap().url())
-}
-
-/// A client of the server with these options.
-pub(crate) async fn connect(options: &str) -> Result<Fabric> {
-    let dsn = Dsn::parse(&format!("{}?{options}", url()))?;
-    Ok(Fabric::new(Nats::connect(dsn).await?))
 }
 
 /// Whether a case does harm, so that nobody else may be on its server.
@@ -62,12 +59,13 @@ impl Harness for NatsHarness {
     async fn open(&self) -> Result<Fabric> {
         match &self.own {
             Some(own) => own::connect(&own.url).await,
+            None if self.limited => dial(&rights::url(self.options)).await,
             None => connect(self.options).await,
         }
     }
 
     fn prepare(&mut self, case: &Case) {
-        if does_harm(case) {
+        if does_harm(case) && !self.limited {
             // The window has to be longer than any outage.
             let options = match self.options.split_once("&dedup_window") {
                 Some((options, _)) => options,
@@ -106,6 +104,9 @@ impl Harness for NatsHarness {
     }
 
     fn without(&self, case: &Case) -> Option<&'static str> {
+        if self.limited {
+            return Some("harm does not depend on rights: the other runs have it");
+        }
         case.tools.iter().find_map(|tool| match tool {
             Tool::TopicBound => Some("a stream bounds its topics together, and drops what is old"),
             Tool::Disk if self.nodes > 1 => Some("shown on one server"),
