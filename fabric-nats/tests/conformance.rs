@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 mod harness;
-mod support;
 
 mod jetstream {
     use super::harness::NatsHarness;

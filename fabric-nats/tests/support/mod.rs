@@ -6,12 +6,9 @@ use fabric_brokers::nats;
 use fabric_core::{Dsn, Fabric, Result};
 use fabric_nats::Nats;
 
-/// Where a running server is, for whoever has one, and for copies of this program.
-pub(crate) const URL: &str = "FABRIC_TEST_NATS_URL";
-
 /// The address of the server that tests share, which they do no harm.
 pub(crate) fn url() -> String {
-    env::var(URL).unwrap_or_else(|_| nats::shared().unwrap().url())
+    env::var("FABRIC_TEST_NATS_URL").unwrap_or_else(|_| nats::shared().unwrap().url())
 }
 
 /// A client of the shared server with these options.
