@@ -153,6 +153,9 @@ pub struct Chunk {
     closed: AtomicU64,
     /// Claimed to be given back, and the backend has not taken them back yet.
     returning: AtomicU64,
+    /// Whose last try failed, where somebody watches the work on them.
+    #[cfg(feature = "metrics")]
+    failed: AtomicU64,
     handed: AtomicU32,
     lost: OnceLock<Notify>,
     office: OnceLock<Arc<DeadLetterOffice>>,
@@ -186,6 +189,8 @@ impl Chunk {
             settler: None,
             closed: AtomicU64::new(0),
             returning: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            failed: AtomicU64::new(0),
             handed: AtomicU32::new(0),
             lost: OnceLock::new(),
             office: OnceLock::new(),
@@ -352,6 +357,22 @@ impl Chunk {
     /// this chunk goes.
     pub fn returned(&self, mask: u64) {
         self.base().returning.fetch_and(!mask, Ordering::SeqCst);
+    }
+
+    /// Notes whether the last try of the deliveries in `mask` failed.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn note_failed(&self, mask: u64, failed: bool) {
+        let noted = &self.base().failed;
+        match failed {
+            true => noted.fetch_or(mask, Ordering::AcqRel),
+            false => noted.fetch_and(!mask, Ordering::AcqRel),
+        };
+    }
+
+    /// The deliveries whose last try failed, as far as somebody noted it.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn failed(&self) -> u64 {
+        self.base().failed.load(Ordering::Acquire)
     }
 
     /// How many of the first deliveries were handed to the user.

@@ -31,6 +31,7 @@ pub mod cases;
 mod chance;
 mod check;
 mod copies;
+mod exporters;
 mod failure;
 mod harness;
 mod history;

@@ -177,7 +177,7 @@ impl Delivery {
 
     /// As [`begin_work`](Self::begin_work), for several at once.
     pub(crate) fn begin_works(deliveries: &[Self]) -> Works {
-        let places = deliveries.iter().map(|one| (&*one.chunk, one.index as usize));
+        let places = deliveries.iter().map(|one| (&one.chunk, one.index as usize));
         Works::begin(&places.collect::<Vec<_>>())
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Answered {
 }
 
 /// A delivery: a chunk, and the place in it.
-pub(crate) type Place<'a> = (&'a Chunk, usize);
+pub(crate) type Place<'a> = (&'a Arc<Chunk>, usize);
 
 /// What a layer does about deliveries that it handed out.
 pub(crate) trait Watch: Send + Sync + 'static {

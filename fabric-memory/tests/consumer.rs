@@ -203,6 +203,10 @@ async fn redriving_reaches_the_failed_group_alone() {
     settled(&fabric, "good").await;
     let dead = fabric.dead_letters("bad");
     assert_eq!(dead.count().await.unwrap(), 5);
+    let shown = dead.show("3").await.unwrap().unwrap();
+    assert_eq!((shown.id().to_string(), shown.dead_letter().unwrap().attempts), ("3".into(), 1));
+    assert!(dead.show("nobody").await.unwrap().is_none());
+    assert_eq!(dead.count().await.unwrap(), 5, "a look takes nothing away");
     failing.drain().await.unwrap();
     let before = log.lines().len();
     let repaired = start("bad", true).await.unwrap();

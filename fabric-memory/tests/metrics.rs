@@ -257,3 +257,29 @@ async fn without_a_recorder_nothing_happens() {
     assert_ne!(fabric.capabilities(), Capabilities::NONE);
     assert!(Metrics::new().topics("a..b").is_err());
 }
+
+/// Also those whose next try follows in place, and each once: not again where it is given back.
+#[tokio::test(start_paused = true)]
+async fn every_try_that_fails_is_counted_once() {
+    let recorded = Recorded::new();
+    let fabric = memory().layer(Metrics::new()).unwrap();
+    let waits = [Duration::from_millis(1), Duration::from_secs(60), Duration::from_millis(1)];
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("a", async |_: Event, _: fabric_core::Context| {
+            Err::<(), _>(fabric_core::HandlerError::transient("no"))
+        })
+        .retry(Retry::list(waits))
+        .start()
+        .await
+        .unwrap();
+    let mut letters = fabric.subscribe("dlq.g").await.unwrap();
+    fabric.publish(event("a")).await.unwrap();
+    drop(letters.recv().await.unwrap().unwrap());
+    consumer.drain().await.unwrap();
+    recorded.look().are(&[
+        ("fabric_handler_errors_total{backend=memory,group=g}", 4.0),
+        ("fabric_settlements_total{backend=memory,group=g,outcome=nack}", 1.0),
+        ("fabric_settlements_total{backend=memory,group=g,outcome=reject}", 1.0),
+    ]);
+}

@@ -76,12 +76,33 @@ impl DeadLetters {
     /// # Cancel safety
     /// The letters come back when their lease ends, at once where the backend sees the call end.
     pub async fn list(&self, limit: usize) -> Result<Vec<Event>> {
+        self.look(limit, |_| false).await
+    }
+
+    /// The one whose event has this id, if it is there; as [`list`](Self::list) it stays.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    ///
+    /// # Cancel safety
+    /// As [`list`](Self::list).
+    pub async fn show(&self, id: impl AsRef<str>) -> Result<Option<Event>> {
+        let is_it = |event: &Event| event.id() == id.as_ref();
+        let looked = self.look(usize::MAX, is_it).await?;
+        Ok(looked.into_iter().next_back().filter(|event| event.id() == id.as_ref()))
+    }
+
+    /// Looks at letters, the oldest first, until `enough` says that one is the last to look at.
+    async fn look(&self, limit: usize, enough: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
         let mut open = self.open(limit).await?;
-        let mut events = Vec::new();
-        let mut held = Vec::new();
+        let (mut events, mut held) = (Vec::new(), Vec::new());
         while let Some(delivery) = open.next().await? {
+            let over = enough(delivery.event());
             events.push(delivery.event().clone());
             held.push(delivery);
+            if over {
+                break;
+            }
         }
         for delivery in held {
             give_back(delivery).await?;

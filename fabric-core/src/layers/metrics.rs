@@ -44,7 +44,7 @@ use crate::{Error, ErrorKind, Result};
 /// | `fabric_redeliveries_total` | counter | `backend`, `group` | deliveries that were not the first |
 /// | `fabric_missed_total` | counter | `backend`, `group` | events lost to slowness or retention |
 /// | `fabric_settlements_total` | counter | `backend`, `group`, `outcome`, `error_type` | acks, nacks, rejects |
-/// | `fabric_handler_errors_total` | counter | `backend`, `group`, `topic`* | nacks with an error, and rejects |
+/// | `fabric_handler_errors_total` | counter | `backend`, `group`, `topic`* | tries that failed, and without a try nacks with an error and rejects |
 /// | `fabric_dead_letters_total` | counter | `backend`, `group`, `reason` | dead letters kept |
 /// | `fabric_subscriptions` | gauge | `backend` | open subscriptions |
 /// | `fabric_connected` | gauge | `backend` | 1 while connected, else 0 |
@@ -401,7 +401,7 @@ struct Receiving {
     labels: Vec<Label>,
     received: Box<[Counter]>,
     latency: Box<[Histogram]>,
-    handler_errors: Box<[Counter]>,
+    handler_errors: Arc<[Counter]>,
     redeliveries: Counter,
     missed: Counter,
     consumed: Counter,
@@ -445,7 +445,7 @@ impl Receiving {
         Self {
             received: names.counters(&labels, "fabric_messages_received_total"),
             latency: names.histograms(&labels, "fabric_message_latency_seconds"),
-            handler_errors: names.counters(&labels, "fabric_handler_errors_total"),
+            handler_errors: names.counters(&labels, "fabric_handler_errors_total").into(),
             redeliveries: names.meter.counter("fabric_redeliveries_total", labels.clone()),
             missed: names.meter.counter("fabric_missed_total", labels.clone()),
             consumed: names.meter.counter("messaging.client.consumed.messages", consumed),
@@ -486,9 +486,18 @@ impl Receiving {
 const SETTLED: &str = "fabric_settlements_total";
 
 impl Watch for Receiving {
-    fn begin(&self, _: &[Place<'_>]) -> Option<Box<dyn Work>> {
-        let timed = Arc::clone(&self.processed);
-        Some(Box::new(Processing { timed, began: Instant::now(), ended: false }))
+    fn begin(&self, deliveries: &[Place<'_>]) -> Option<Box<dyn Work>> {
+        let of = |(chunk, n): &Place<'_>| {
+            chunk.note_failed(1 << n, false);
+            (Arc::clone(chunk), *n, self.names.slot(chunk.events()[*n].topic()))
+        };
+        Some(Box::new(Processing {
+            timed: Arc::clone(&self.processed),
+            errors: Arc::clone(&self.handler_errors),
+            deliveries: deliveries.iter().map(of).collect(),
+            began: Instant::now(),
+            ended: false,
+        }))
     }
 
     fn after(
@@ -519,6 +528,8 @@ impl Watch for Receiving {
             }
         }
         if is_error && result.is_ok() {
+            // A try that was seen to fail counts already.
+            let mask = mask & !chunk.failed();
             let events = chunk.events().iter().enumerate();
             for (_, event) in events.filter(|(n, _)| mask & 1 << n != 0) {
                 self.handler_errors[self.names.slot(event.topic())].increment(1);
@@ -530,6 +541,9 @@ impl Watch for Receiving {
 /// Work on a delivery, timed.
 struct Processing {
     timed: Arc<Timed>,
+    errors: Arc<[Counter]>,
+    /// Each with its place in its chunk, and its topic's among the handles.
+    deliveries: SmallVec<[(Arc<Chunk>, usize, usize); 1]>,
     began: Instant,
     ended: bool,
 }
@@ -537,6 +551,12 @@ struct Processing {
 impl Work for Processing {
     fn end(mut self: Box<Self>, error: Option<&dyn fmt::Display>) {
         self.ended = true;
+        if error.is_some() {
+            for (chunk, n, slot) in &self.deliveries {
+                chunk.note_failed(1 << n, true);
+                self.errors[*slot].increment(1);
+            }
+        }
         // What a handler calls its errors is its own; OpenTelemetry wants few values.
         self.timed.record_as(self.began.elapsed(), error.map(|_| OTHER));
     }

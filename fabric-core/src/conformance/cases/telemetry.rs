@@ -2,83 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use opentelemetry::trace::{SpanKind, TracerProvider as _};
-use opentelemetry_sdk::trace::{
-    InMemorySpanExporter, InMemorySpanExporterBuilder, SdkTracerProvider, SpanData,
-};
+use opentelemetry::trace::SpanKind;
 
 use crate::capabilities::Ability;
 use crate::chunk::Nack;
+use crate::conformance::exporters::{Ended, Metered, Spans};
 use crate::conformance::failure::{Failure, Verdict, ensure, ensure_eq};
 use crate::conformance::trial::Trial;
 use crate::delivery::Delivery;
 use crate::layers::semconv::System;
 use crate::layers::{Metrics, Tracing};
 
-/// Everything that was recorded.
-struct Exporters {
-    spans: InMemorySpanExporter,
-    provider: SdkTracerProvider,
-    metrics: Snapshotter,
-}
-
-impl Exporters {
-    /// Exporters, and the layers that feed them.
-    fn new() -> (Self, Metrics, Tracing) {
-        let recorder = DebuggingRecorder::new();
-        let snapshotter = recorder.snapshotter();
-        let spans = InMemorySpanExporterBuilder::new().build();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-        let tracing = Tracing::new().with_tracer(provider.tracer("conformance"));
-        let metrics = Metrics::new().with_recorder(recorder);
-        (Self { spans, provider, metrics: snapshotter }, metrics, tracing)
-    }
-
-    /// The spans that have ended, by name.
-    fn spans(&self) -> Verdict<BTreeMap<String, Vec<SpanData>>> {
-        let flushed = self.provider.force_flush().and_then(|()| self.spans.get_finished_spans());
-        let mut named: BTreeMap<String, Vec<SpanData>> = BTreeMap::new();
-        for span in flushed.map_err(|error| Failure::new(error.to_string()))? {
-            named.entry(span.name.to_string()).or_default().push(span);
-        }
-        Ok(named)
-    }
-
-    /// Counters and gauges by name, all labels together; every label that there is.
-    fn metrics(&self) -> (BTreeMap<String, f64>, Vec<(String, String)>) {
-        let (mut sums, mut labels) = (BTreeMap::new(), Vec::new());
-        for (key, _, _, value) in self.metrics.snapshot().into_vec() {
-            let key = key.key();
-            labels.extend(key.labels().map(|l| (l.key().to_owned(), l.value().to_owned())));
-            let value = match value {
-                DebugValue::Counter(count) => count as f64,
-                DebugValue::Gauge(value) => value.into_inner(),
-                DebugValue::Histogram(values) => values.len() as f64,
-            };
-            *sums.entry(key.name().to_owned()).or_default() += value;
-        }
-        (sums, labels)
-    }
-}
-
-fn attribute(span: &SpanData, key: &str) -> String {
-    let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == key);
-    found.map(|attribute| attribute.value.to_string()).unwrap_or_default()
-}
-
 /// M8: spans and counters say what happened, by the names of the conventions, and no more: nothing
 /// for what only waits in the process, nothing in labels that has many values.
 pub async fn telemetry_says_what_happened(t: &Trial) -> Verdict {
     let (topic, group) = (t.topic("telemetry"), t.group("g"));
-    let (exporters, metrics, tracing) = Exporters::new();
+    let (metered, spans) = (Metered::default(), Spans::default());
+    let metrics = Metrics::new().with_recorder(metered.clone());
+    let tracing = Tracing::new().with_tracer(spans.clone());
     let fabric = t.another().await?.layer(metrics)?.layer(tracing)?;
     let system = System::of(&fabric.info().name);
     let mut reader = t.reader(fabric.subscribe(&topic).group(&group).await?, &group, "m");
     let mut publisher = t.publisher(&fabric, "p");
     publisher.send_many(&topic, 10).await?;
     let first = reader.next().await?;
-    let waiting = exporters.spans()?;
+    let waiting = spans.look();
     ensure!(!waiting.contains_key(&format!("{} {topic}", system.process)), "a span of waiting");
 
     // Ten events, two of which are given back once and one of which fails for good.
@@ -98,8 +46,8 @@ pub async fn telemetry_says_what_happened(t: &Trial) -> Verdict {
         reader.ack(delivery).await?;
     }
     reader.quiet().await?;
-    spans_are_right(&exporters.spans()?, &system, topic.as_str(), group.as_str())?;
-    let (sums, labels) = exporters.metrics();
+    spans_are_right(&spans.look(), &system, topic.as_str(), group.as_str())?;
+    let (sums, labels) = metered.look();
     for (name, value) in [
         ("fabric_messages_published_total", 10.0),
         ("fabric_messages_received_total", 12.0),
@@ -129,7 +77,7 @@ async fn work_on(delivery: &Delivery, fails: bool) -> Result<(), String> {
 }
 
 fn spans_are_right(
-    spans: &BTreeMap<String, Vec<SpanData>>,
+    spans: &BTreeMap<String, Vec<Ended>>,
     system: &System,
     topic: &str,
     group: &str,
@@ -139,25 +87,25 @@ fn spans_are_right(
     ensure_eq!(sent.len(), 10, "spans of publishing");
     ensure_eq!(processed.len(), 12, "spans of processing");
     for span in sent {
-        ensure_eq!(span.span_kind, SpanKind::Producer, "the kind of a publish");
-        ensure_eq!(attribute(span, "messaging.system"), system.name, "its system");
-        ensure_eq!(attribute(span, "messaging.operation.type"), "send", "its type");
-        ensure_eq!(attribute(span, "messaging.destination.name"), topic, "its destination");
-        ensure!(!attribute(span, "messaging.message.id").is_empty(), "it names no event");
-        ensure_eq!(attribute(span, "messaging.batch.message_count"), "", "its batch");
+        ensure_eq!(span.kind, SpanKind::Producer, "the kind of a publish");
+        ensure_eq!(span.attribute("messaging.system"), system.name, "its system");
+        ensure_eq!(span.attribute("messaging.operation.type"), "send", "its type");
+        ensure_eq!(span.attribute("messaging.destination.name"), topic, "its destination");
+        ensure!(!span.attribute("messaging.message.id").is_empty(), "it names no event");
+        ensure_eq!(span.attribute("messaging.batch.message_count"), "", "its batch");
     }
     for span in processed {
-        ensure_eq!(span.span_kind, SpanKind::Consumer, "the kind of processing");
-        ensure_eq!(attribute(span, "messaging.consumer.group.name"), group, "its group");
+        ensure_eq!(span.kind, SpanKind::Consumer, "the kind of processing");
+        ensure_eq!(span.attribute("messaging.consumer.group.name"), group, "its group");
         // It continues the trace of the publish, which travelled with the event.
-        let creation = sent.iter().find(|sent| sent.span_context.span_id() == span.parent_span_id);
+        let creation = sent.iter().find(|sent| sent.context.span_id() == span.parent);
         let creation = creation.ok_or_else(|| Failure::new("the trace did not travel"))?;
-        let (of, from) = (span.span_context.trace_id(), creation.span_context.trace_id());
+        let (of, from) = (span.context.trace_id(), creation.context.trace_id());
         ensure_eq!(of, from, "the trace of processing");
-        let id = attribute(creation, "messaging.message.id");
-        ensure_eq!(attribute(span, "messaging.message.id"), id, "its event");
+        let id = creation.attribute("messaging.message.id");
+        ensure_eq!(span.attribute("messaging.message.id"), id, "its event");
     }
-    let failed = processed.iter().filter(|span| attribute(span, "error.type") == "_OTHER");
+    let failed = processed.iter().filter(|span| span.attribute("error.type") == "_OTHER");
     ensure_eq!(failed.count(), 3, "spans of work that failed");
     // Backends have their own words for settlements, which may be the same.
     let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
@@ -168,11 +116,12 @@ fn spans_are_right(
         let settled = of(operation);
         ensure_eq!(settled.len(), count, "spans of `{operation}`");
         for span in settled {
-            ensure_eq!(span.span_kind, SpanKind::Client, "the kind of a settlement");
-            ensure_eq!(attribute(span, "messaging.operation.type"), "settle", "its type");
-            let linked = span.links.iter().any(|link| {
-                sent.iter().any(|sent| sent.span_context.span_id() == link.span_context.span_id())
-            });
+            ensure_eq!(span.kind, SpanKind::Client, "the kind of a settlement");
+            ensure_eq!(span.attribute("messaging.operation.type"), "settle", "its type");
+            let linked = span
+                .links
+                .iter()
+                .any(|link| sent.iter().any(|sent| sent.context.span_id() == link.span_id()));
             ensure!(linked, "a settlement is not linked to the event");
         }
     }
