@@ -86,14 +86,20 @@ impl DeadLetters {
     ///
     /// # Cancel safety
     /// As [`list`](Self::list).
-    pub async fn show(&self, id: impl AsRef<str>) -> Result<Option<Event>> {
-        let is_it = |event: &Event| event.id() == id.as_ref();
-        let looked = self.look(usize::MAX, is_it).await?;
-        Ok(looked.into_iter().next_back().filter(|event| event.id() == id.as_ref()))
+    pub fn show(&self, id: impl AsRef<str>) -> impl Future<Output = Result<Option<Event>>> + Send {
+        let id = id.as_ref().to_owned();
+        async move {
+            let looked = self.look(usize::MAX, |event| event.id() == id.as_str()).await?;
+            Ok(looked.into_iter().next_back().filter(|event| event.id() == id.as_str()))
+        }
     }
 
     /// Looks at letters, the oldest first, until `enough` says that one is the last to look at.
-    async fn look(&self, limit: usize, enough: impl Fn(&Event) -> bool) -> Result<Vec<Event>> {
+    async fn look(
+        &self,
+        limit: usize,
+        enough: impl Fn(&Event) -> bool + Send + Sync,
+    ) -> Result<Vec<Event>> {
         let mut open = self.open(limit).await?;
         let (mut events, mut held) = (Vec::new(), Vec::new());
         while let Some(delivery) = open.next().await? {
