@@ -112,10 +112,10 @@ pub fn write(out: &mut Vec<u8>, stamp: Stamp, event: &Event, payload_len: usize)
     put(out, stamp, event, payload_len, false)
 }
 
-/// As [`write`], with the event's topic as a pair: for what travels under another one.
+/// As [`write()`], with the event's topic as a pair: for what travels under another one.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_elsewhere(
     out: &mut Vec<u8>,
     stamp: Stamp,
