@@ -50,6 +50,8 @@ pub(crate) struct Client {
     changed: Notify,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     closed: AtomicBool,
+    /// Whether markers are answered: by a broker of Fabric's, always; by others never.
+    marked: AtomicBool,
     numbers: AtomicU64,
 }
 
@@ -153,6 +155,7 @@ impl Client {
             changed: Notify::new(),
             tasks: Mutex::default(),
             closed: AtomicBool::new(false),
+            marked: AtomicBool::new(true),
             numbers: AtomicU64::new(1),
             config,
         });
@@ -208,8 +211,8 @@ impl Client {
     /// Resolves once everything that was subscribed to is in force with everybody connected.
     pub(crate) async fn barrier(&self, queue: Option<Arc<Queue>>, within: Duration) -> Result<()> {
         let number = Uuid::from_u128(fastrand::u128(..));
-        if self.config.raw {
-            // A program that knows nothing of events sends no marker.
+        if self.config.raw && !self.marked.load(Ordering::Acquire) {
+            // A broker that knows nothing of events sends no marker.
             if let Some(queue) = queue {
                 queue.begin(0);
             }
@@ -230,11 +233,14 @@ impl Client {
     async fn meet_broker(&self) -> Result<()> {
         let within = self.config.connect_timeout;
         let until = Instant::now() + within;
+        if self.config.raw {
+            return self.meet_any_broker(until).await;
+        }
         loop {
             let room = self.publisher.room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
-            if self.publisher.is_heard() || self.config.raw && self.receiver.links() > 0 {
+            if self.publisher.is_heard() {
                 break;
             }
             if tokio::time::timeout_at(until, room).await.is_err() {
@@ -243,6 +249,37 @@ impl Client {
         }
         let left = until.saturating_duration_since(Instant::now());
         self.barrier(None, left.max(Duration::from_millis(1))).await
+    }
+
+    /// With the raw profile the broker may be one that answers nothing: then a connection has to do,
+    /// and nobody can tell when a subscription is in force.
+    async fn meet_any_broker(&self, until: Instant) -> Result<()> {
+        let within = until.saturating_duration_since(Instant::now());
+        let connected = async {
+            loop {
+                let changed = self.changed.notified();
+                let mut changed = std::pin::pin!(changed);
+                changed.as_mut().enable();
+                if self.receiver.links() > 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout_at(until, connected).await.is_err() {
+            return Err(self.unreachable("nobody takes events", within));
+        }
+        let ours = async {
+            self.barrier(None, within).await?;
+            while !self.publisher.is_heard() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok::<_, Error>(())
+        };
+        let patience = GATHER.min(within / 2);
+        let answered = tokio::time::timeout(patience, ours).await;
+        self.marked.store(matches!(answered, Ok(Ok(()))), Ordering::Release);
+        Ok(())
     }
 
     /// Waits until the peers that can be reached have subscribed here, and so has this client there.

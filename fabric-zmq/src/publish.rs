@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fabric_core::wire::block::{self, Kind, Stamp};
-use fabric_core::wire::{Known, Name};
 use fabric_core::{
     Batch, Confirms, Error, ErrorKind, Event, NoticeKind, NoticeSender, Outcomes, Patterns,
     Receipt, Result, RetryClass, Topic,
@@ -388,7 +387,7 @@ impl Publisher {
 
     /// Without a broker nobody is waited for; with one, what is sent before it is there is lost.
     fn may_send(&self, state: &State) -> bool {
-        !self.brokered || state.everything > 0
+        !self.brokered || self.raw || state.everything > 0
     }
 
     /// Sending may take a signal that the driver waits for: it looks a little later.
@@ -593,23 +592,22 @@ fn unknown(error: zmq::Error) -> Error {
 
 /// Refuses an event of which `profile=raw` would lose something.
 fn refuse_what_raw_loses(event: &Event) -> Result<()> {
-    let mut lost = None;
-    block::STYLE.write(event, |name, value| {
-        let carried = match name {
-            Name::Known(
-                Known::SpecVersion | Known::Id | Known::Source | Known::Time | Known::ContentType,
-            ) => true,
-            Name::Known(Known::Type) => value == event.topic().as_str(),
-            _ => false,
-        };
-        if !carried && lost.is_none() {
-            lost = Some(block::STYLE.text(name).into_owned());
-        }
-    });
-    match lost {
+    let lost = [
+        (event.event_type() != event.topic().as_str(), "a type"),
+        (!event.headers().is_empty(), "headers"),
+        (event.extensions().len() != 0, "extensions"),
+        (event.key().is_some(), "a key"),
+        (event.correlation_id().is_some(), "a conversation"),
+        (event.causation_id().is_some(), "a cause"),
+        (event.trace().is_some(), "a trace"),
+        (event.ttl().is_some(), "a time to live"),
+        (event.version() != 1, "a version"),
+        (event.dead_letter().is_some(), "what is noted with a dead letter"),
+    ];
+    match lost.iter().find(|(there, _)| *there) {
         None => Ok(()),
-        Some(name) => {
-            let what = format!("`{name}` with `profile=raw`, which carries the payload alone");
+        Some((_, what)) => {
+            let what = format!("{what} with `profile=raw`, which carries the payload alone");
             Err(Error::unsupported(what, "zmq"))
         }
     }

@@ -1,5 +1,7 @@
 //! The loop of the broker.
 
+use std::cell::Cell;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,8 +11,9 @@ use fabric_core::wire::Known;
 use fabric_core::wire::block::{self, Block, Kind, Stamp};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use uuid::Uuid;
-use zmq::{Context, DONTWAIT, Message, PollEvents, SNDMORE, Socket, SocketType};
+use zmq::{Context, DONTWAIT, Message, PollEvents, PollItem, SNDMORE, Socket, SocketType};
 
 use super::config::BrokerConfig;
 use super::counts::{Counts, Shared};
@@ -69,6 +72,11 @@ pub(super) struct Run {
     shared: Arc<Shared>,
     stop: Option<Instant>,
     spoken: Instant,
+    /// The sockets' signals: frontend, backend, and those that are looked at when they signal.
+    signals: SmallVec<[RawFd; 8]>,
+    /// One of the others has signalled, and when they are looked at anyway.
+    look: Cell<bool>,
+    next_look: Instant,
 }
 
 /// The sockets that link brokers, and what came by them.
@@ -145,6 +153,15 @@ impl Run {
             None
         };
         let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+        let others = [&control, &monitors[0].socket, &monitors[1].socket];
+        let linked = links.iter().flat_map(|links| [&links.into, &links.out]);
+        let signals = [&frontend, &backend]
+            .into_iter()
+            .chain(others)
+            .chain(door.iter().map(|door| &door.socket))
+            .chain(linked)
+            .map(|socket| socket.get_fd().map_err(wrap))
+            .collect::<Result<_>>()?;
         Ok(Self {
             id,
             frontend,
@@ -160,6 +177,9 @@ impl Run {
             shared,
             stop: None,
             spoken: now,
+            signals,
+            look: Cell::new(true),
+            next_look: now,
         })
     }
 
@@ -173,6 +193,8 @@ impl Run {
 
     /// Turns until it is told to stop.
     pub(super) fn until_stopped(mut self) {
+        // Whether everything was taken: only then does libzmq signal what comes.
+        let mut drained = true;
         let end = loop {
             let now = Instant::now();
             if let Some(until) = self.stop
@@ -182,11 +204,13 @@ impl Run {
                 break until;
             }
             let nap = if self.stop.is_some() { Duration::from_millis(5) } else { IDLE };
-            self.wait(nap);
+            if drained {
+                self.wait(nap);
+            }
             // Subscriptions first: what is published after one is answered has to find it.
             self.hear();
-            self.carry();
-            self.carry_links();
+            drained = self.carry();
+            drained &= self.carry_links();
             self.look_around();
         };
         let linger = millis(end.saturating_duration_since(Instant::now()));
@@ -199,16 +223,14 @@ impl Run {
         tracing::info!(messages = self.counts.stats.messages, "the broker has stopped");
     }
 
+    /// Waits for the signals of all sockets at once. Asking libzmq for the state of each would cost a
+    /// system call a socket, every time.
     fn wait(&self, most: Duration) {
-        let mut items = Vec::with_capacity(8);
-        items.extend([&self.frontend, &self.backend, &self.control]);
-        items.extend(self.monitors.iter().map(|monitor| &monitor.socket));
-        items.extend(self.door.as_ref().map(|door| &door.socket));
-        items.extend(self.links.iter().flat_map(|links| [&links.into, &links.out]));
-        let mut items: Vec<_> =
-            items.into_iter().map(|socket| socket.as_poll_item(PollEvents::POLLIN)).collect();
+        let mut items: SmallVec<[_; 8]> = SmallVec::new();
+        items.extend(self.signals.iter().map(|fd| PollItem::from_fd(*fd, PollEvents::POLLIN)));
         // An interrupted wait is one that ended early.
         let _ = zmq::poll(&mut items, i64::from(millis(most)));
+        self.look.set(self.look.get() || items[2..].iter().any(PollItem::is_readable));
     }
 
     /// Takes subscriptions, and does what some of them ask for.
@@ -262,29 +284,35 @@ impl Run {
         }
     }
 
-    /// Carries what publishers send.
-    fn carry(&mut self) {
+    /// Carries what publishers send; says whether that was all there is.
+    fn carry(&mut self) -> bool {
         for n in 0..TURN {
-            let Ok(topic) = self.frontend.recv_msg(DONTWAIT) else { return };
+            let Ok(topic) = self.frontend.recv_msg(DONTWAIT) else { return true };
             if n == 0 {
                 self.spoken = Instant::now();
             }
             self.carry_one(topic, From::Publisher);
         }
+        false
     }
 
-    fn carry_links(&mut self) {
+    fn carry_links(&mut self) -> bool {
+        let mut drained = self.links.is_none();
         for _ in 0..TURN {
-            let Some(links) = &self.links else { return };
-            let Ok(topic) = links.into.recv_msg(DONTWAIT) else { break };
+            let Some(links) = &self.links else { return true };
+            let Ok(topic) = links.into.recv_msg(DONTWAIT) else {
+                drained = true;
+                break;
+            };
             self.carry_one(topic, From::Link);
         }
-        let Some(links) = &self.links else { return };
+        let Some(links) = &self.links else { return true };
         while let Ok(frame) = links.out.recv_bytes(DONTWAIT) {
             if frame.first() == Some(&1) && frame[1..].starts_with(control::LIST.as_bytes()) {
                 self.ask_publishers(&frame[1..]);
             }
         }
+        drained
     }
 
     /// Carries one message of which the first frame was taken.
@@ -451,6 +479,12 @@ impl Run {
     fn look_around(&mut self) {
         let now = Instant::now();
         self.shared.turn(now);
+        let asked = self.shared.asked.swap(false, Ordering::AcqRel);
+        self.counts.show(&self.shared, now, asked);
+        if !self.look.replace(false) && now < self.next_look && !self.responders.changed {
+            return;
+        }
+        self.next_look = now + IDLE;
         let stats = &mut self.counts.stats;
         let [frontend, backend] = &self.monitors;
         for (monitor, count) in
@@ -481,8 +515,6 @@ impl Run {
                 self.say(&links.out, control::LINK, (Kind::Marker, 0), list.as_bytes());
             }
         }
-        let asked = self.shared.asked.swap(false, Ordering::AcqRel);
-        self.counts.show(&self.shared, now, asked);
         if self.stop.is_none()
             && let Ok(command) = self.control.recv_bytes(DONTWAIT)
         {
