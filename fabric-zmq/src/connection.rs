@@ -109,10 +109,13 @@ impl Client {
         let wrap = |error| from_zmq(error, "opening a socket");
 
         let mut publishing = tuning.open(&context, SocketType::XPUB)?;
-        sys::switch_on(&mut publishing, PublishOption::Verbose).map_err(wrap)?;
-        if own.is_none() {
-            sys::switch_on(&mut publishing, PublishOption::NoDrop).map_err(wrap)?;
-        }
+        let option = match own {
+            // That a broker wants everything is told once, however often it comes back, and taken
+            // back when the last one that does has gone.
+            None => PublishOption::NoDrop,
+            Some(_) => PublishOption::Verbose,
+        };
+        sys::switch_on(&mut publishing, option).map_err(wrap)?;
         let receiving = tuning.open(&context, SocketType::SUB)?;
         if let Some(keys) = &config.curve {
             keys.prove(&receiving)?;
@@ -375,8 +378,9 @@ impl Client {
             while self.receiver.drive() {
                 tokio::task::yield_now().await;
             }
-            if ready.wait().await.is_err() {
-                return;
+            tokio::select! {
+                signal = ready.wait() => if signal.is_err() { return },
+                () = self.receiver.poke.notified() => {}
             }
         }
     }
@@ -443,7 +447,11 @@ impl Client {
                 self.publisher.tell_everything();
             }
             (Side::Publishing, Link::Down | Link::Retried) => {
-                let stood = sides.frontend.as_mut().is_some_and(|(_, up)| std::mem::take(up));
+                let only = sides.known.len() == 1;
+                let current = sides.frontend.as_mut().filter(|(at, _)| only || *at == endpoint);
+                // What is still told of one that was left does not concern the present one.
+                let Some((_, up)) = current else { return };
+                let stood = std::mem::take(up);
                 if link == Link::Down && !stood {
                     sides.refused.entry(endpoint).or_insert(Refusal::Unknown);
                 }
@@ -467,7 +475,7 @@ impl Client {
                 return true;
             }
             heard.remove(&peer.backend);
-            let _ = self.receiver.with_socket(|socket| socket.disconnect(&peer.backend));
+            let _ = self.receiver.rewire(|socket| socket.disconnect(&peer.backend));
             false
         });
     }
@@ -503,13 +511,13 @@ impl Client {
     pub(crate) fn learn(&self, known: Vec<BrokerAddress>) -> Result<()> {
         let mut sides = self.sides();
         for gone in sides.known.iter().filter(|old| !known.contains(old)) {
-            let _ = self.receiver.with_socket(|socket| socket.disconnect(&gone.backend));
+            let _ = self.receiver.rewire(|socket| socket.disconnect(&gone.backend));
         }
         let new: Vec<_> = known.iter().filter(|it| !sides.known.contains(it)).cloned().collect();
         sides.known = known;
         for broker in &new {
             self.receiver
-                .with_socket(|socket| socket.connect(&broker.backend))
+                .rewire(|socket| socket.connect(&broker.backend))
                 .map_err(|error| error.with("endpoint", &broker.backend))?;
         }
         let brokered = matches!(self.config.topology, Topology::Brokers { .. });
@@ -564,7 +572,7 @@ impl Client {
         if id != self.publisher.id && !sides.known.iter().any(|it| it.backend == endpoint) {
             let address = BrokerAddress { backend: endpoint.clone(), frontend: endpoint.clone() };
             sides.known.push(address);
-            let _ = self.receiver.with_socket(|socket| socket.connect(&endpoint));
+            let _ = self.receiver.rewire(|socket| socket.connect(&endpoint));
         }
         sides.heard.insert(endpoint);
         drop(sides);

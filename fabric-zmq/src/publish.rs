@@ -47,8 +47,8 @@ pub(crate) struct Publisher {
 
 struct State {
     socket: Option<Socket>,
-    /// How many subscribe to everything: the broker, once it is there.
-    everything: u64,
+    /// Whether a broker is there, which subscribes to everything.
+    everything: bool,
     sequences: Sequences,
     block: Vec<u8>,
     payload: Vec<u8>,
@@ -91,7 +91,7 @@ impl Publisher {
     ) -> Self {
         let state = State {
             socket: Some(socket),
-            everything: 0,
+            everything: false,
             sequences: Sequences::new(config.max_topics),
             block: Vec::new(),
             payload: Vec::new(),
@@ -135,7 +135,7 @@ impl Publisher {
 
     /// Whether whoever has to hear everything does.
     pub(crate) fn is_heard(&self) -> bool {
-        !self.brokered || self.lock().everything > 0
+        !self.brokered || self.lock().everything
     }
 
     /// How many topics are counted.
@@ -387,7 +387,7 @@ impl Publisher {
 
     /// Without a broker nobody is waited for; with one, what is sent before it is there is lost.
     fn may_send(&self, state: &State) -> bool {
-        !self.brokered || self.raw || state.everything > 0
+        !self.brokered || self.raw || state.everything
     }
 
     /// Sending may take a signal that the driver waits for: it looks a little later.
@@ -544,8 +544,8 @@ impl Publisher {
             let Ok(frame) = socket.recv_bytes(DONTWAIT) else { return heard };
             let Some((&first, subscription)) = frame.split_first() else { continue };
             match (first, subscription) {
-                (1, []) => state.everything += 1,
-                (0, []) => state.everything = state.everything.saturating_sub(1),
+                (1, []) => state.everything = true,
+                (0, []) => state.everything = false,
                 (1, it) if it.starts_with(control::LIST.as_bytes()) => {
                     state.sequences.list_all();
                     state.list = true;

@@ -13,7 +13,7 @@ use fabric_core::{Error, ErrorKind, Event, Pattern, PatternTrie, Patterns, Resul
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 use zmq::{DONTWAIT, Message, Socket};
 
@@ -35,6 +35,8 @@ pub(crate) struct Receiver {
     table: Mutex<Table>,
     /// How many of those on the other side are connected.
     links: AtomicUsize,
+    /// The driver has something to look at.
+    pub(crate) poke: Notify,
     pub(crate) counts: Counts,
     max_topics: usize,
     raw: bool,
@@ -121,6 +123,7 @@ impl Receiver {
             socket: Mutex::new(Some(socket)),
             table: Mutex::new(table),
             links: AtomicUsize::new(0),
+            poke: Notify::new(),
             counts: Counts::default(),
             max_topics,
             raw,
@@ -138,6 +141,14 @@ impl Receiver {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(socket) = socket.as_ref() else { return Err(closed()) };
         call(socket).map_err(|error| from_zmq(error, "subscribing"))
+    }
+
+    /// As [`with_socket`](Self::with_socket), for what takes libzmq's signal along: the driver looks
+    /// whether it was meant for something that came.
+    pub(crate) fn rewire<T>(&self, call: impl FnOnce(&Socket) -> zmq::Result<T>) -> Result<T> {
+        let done = self.with_socket(call);
+        self.poke.notify_one();
+        done
     }
 
     /// Takes the socket away: nothing is received any more, and every subscription ends.
