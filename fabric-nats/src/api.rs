@@ -76,6 +76,14 @@ pub(crate) struct StreamConfig {
     pub(crate) rest: HashMap<String, Value>,
 }
 
+impl StreamConfig {
+    /// Whether it drops events that groups may not have read.
+    pub(crate) fn forgets(&self) -> bool {
+        let limits = [self.max_msgs, self.max_bytes, self.max_msgs_per_subject];
+        (self.discard == "old" && limits.iter().any(|limit| *limit > 0)) || self.max_age > 0
+    }
+}
+
 /// What a stream holds.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

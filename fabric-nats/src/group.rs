@@ -61,6 +61,28 @@ pub(crate) struct Joined {
     pub(crate) life: u64,
 }
 
+impl Hub {
+    /// How many events, at most, retention took before any member of a group got them: what lies
+    /// between the group's place and the first event that is left. Where the group reads only a part
+    /// of the stream it is less.
+    ///
+    /// # Errors
+    /// `Connect`, `Timeout`.
+    pub(crate) async fn outrun(&self, group: &Group, joined: &Joined) -> Result<u64> {
+        let epoch = self.link.up_soon().await?;
+        let mut missed = 0;
+        for part in &joined.parts {
+            let name = &self.layout.streams[part.stream].name;
+            let stream = epoch.api.stream(name).await?;
+            if stream.config.forgets() {
+                let place = epoch.api.consumer(name, group.as_str()).await?.delivered.stream_seq;
+                missed += stream.state.first_seq.saturating_sub(place + 1);
+            }
+        }
+        Ok(missed)
+    }
+}
+
 impl Selection {
     /// All that matches, after the places in a cursor.
     pub(crate) fn new(patterns: Patterns, start: Option<&Start>) -> Self {

@@ -356,8 +356,9 @@ impl Hub {
     async fn serve(&self, epoch: &Arc<Epoch>) {
         let inbox = format!("{}.", epoch.client.new_inbox());
         let Ok(mut answers) = epoch.client.subscribe(format!("{inbox}*")).await else { return };
-        self.window.attach(epoch, inbox, &self.writer());
+        // Before anything is sent, so that no answer is missed.
         let mut denied = epoch.denied();
+        self.window.attach(epoch, inbox, &self.writer());
         let mut pauses = Backoff::new(self.config.reconnect_max);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

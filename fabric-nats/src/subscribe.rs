@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use async_nats::Message;
 use fabric_core::{
-    Chunk, Error, ErrorKind, Event, Group, MAX_CHUNK, Places, Position, Result, Source, Start,
-    SubscribeOptions, Subscription,
+    Chunk, Error, ErrorKind, Event, Group, MAX_CHUNK, NoticeKind, Places, Position, Result, Source,
+    Start, SubscribeOptions, Subscription,
 };
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
@@ -44,8 +44,12 @@ impl Hub {
         self.announce(&member).await?;
         let pulls = pulls(self, &joined, group);
         let selection = joined.selection.clone();
+        let missed = self.outrun(group, &joined).await?;
         let held = Held { member: Arc::clone(&member), joined };
-        let reader = Reader::new(self, pulls, selection, prefetch, Some(held));
+        let mut reader = Reader::new(self, pulls, selection, prefetch, Some(held));
+        if missed > 0 {
+            reader.lag(missed);
+        }
         let reader = Arc::new(Mutex::new(reader));
         member.read_by(&reader);
         Ok(Subscription::from_source(SharedReader(reader)).with_definition(definition))
@@ -255,17 +259,20 @@ impl Reader {
                 }
                 Poll::Ready(Pulled::Gone) => self.pulls[self.turn].begin_anew(),
                 Poll::Ready(Pulled::Trouble(error)) if error.kind() == ErrorKind::Lagged => {
-                    let group = self.held.as_ref().map(|held| held.member.group().clone());
-                    let missed = error.missed().unwrap_or(0);
-                    let notice = fabric_core::NoticeKind::Lagging { group, missed };
-                    self.hub.link.notices.send(notice);
-                    self.troubles.push_back(error);
+                    self.lag(error.missed().unwrap_or(0));
                 }
                 Poll::Ready(Pulled::Trouble(error)) => self.fail(error),
             }
             return Poll::Ready(None);
         }
         Poll::Pending
+    }
+
+    /// Tells that events were lost to retention.
+    fn lag(&mut self, missed: u64) {
+        let group = self.held.as_ref().map(|held| held.member.group().clone());
+        self.hub.link.notices.send(NoticeKind::Lagging { group, missed });
+        self.troubles.push_back(Error::lagged(missed));
     }
 
     fn wait_for(&mut self, part: usize, events: Vec<(Message, Sent)>, since: Instant) {

@@ -194,6 +194,28 @@ async fn a_server_without_jetstream_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_told_what_retention_took_from_it() {
+    let fabric = support::connect("prefix=bad-lag&max_events=5").await.unwrap();
+    fabric.subscribe("a").group("g").await.unwrap().close().await.unwrap();
+    for n in 0..20 {
+        fabric.publish(Event::to("a").text(n.to_string())).await.unwrap();
+    }
+    let mut events = fabric.subscribe("a").group("g").await.unwrap();
+    let error = next(&mut events).await.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.missed()), (ErrorKind::Lagged, Some(15)));
+    for n in 15..20 {
+        let delivery = next(&mut events).await.unwrap();
+        assert_eq!(delivery.text().unwrap(), n.to_string());
+        delivery.ack().await.unwrap();
+    }
+    // Whoever has read everything missed nothing.
+    events.close().await.unwrap();
+    fabric.publish(Event::to("a").text("20")).await.unwrap();
+    let mut events = fabric.subscribe("a").group("g").await.unwrap();
+    assert_eq!(next(&mut events).await.unwrap().text().unwrap(), "20");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_says_so() {
     let full = support::connect("prefix=bad-full&max_events=5&discard=new").await.unwrap();
     for _ in 0..5 {
