@@ -7,9 +7,6 @@ use serde::Serialize;
 
 use super::{Compared, Result};
 
-/// What the client's CPU time per event has to reach where it decides.
-const CPU: f64 = 1.0 / 1.05;
-
 /// What is measured, and whether more of it is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,7 +131,7 @@ impl Report {
         budget: Option<f64>,
     ) {
         let hidden = budget.is_some_and(|least| got.hides(metric.by_raw(least)));
-        let (by_wall, by_cpu) = if hidden { (None, budget.map(|_| CPU)) } else { (budget, None) };
+        let (by_wall, by_cpu) = if hidden { (None, budget) } else { (budget, None) };
         self.add(key, metric, got, by_wall);
         self.add(key, Metric::CpuPerEvent, cpu, by_cpu);
     }

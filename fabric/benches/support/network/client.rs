@@ -69,11 +69,16 @@ pub(crate) trait Reader: Send {
 
 /// A task that ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Serving(tokio::task::JoinHandle<Result<()>>);
+pub(crate) struct Serving(tokio::task::JoinHandle<()>);
 
 impl Serving {
     pub(crate) fn spawn(task: impl Future<Output = Result<()>> + Send + 'static) -> Self {
-        Self(tokio::spawn(task))
+        Self(tokio::spawn(async {
+            // Who asks only sees that nobody answers.
+            if let Err(failure) = task.await {
+                eprintln!("the responder ended: {failure}");
+            }
+        }))
     }
 }
 
