@@ -58,7 +58,7 @@ pub struct TopicInfo {
     pub topic: Topic,
     /// How many events are kept.
     pub events: u64,
-    /// How many bytes they take, as the backend counts.
+    /// How many bytes they take, as the backend counts; 0 where it does not tell.
     pub bytes: u64,
     /// How many were ever published, as far as the backend knows.
     pub published: u64,

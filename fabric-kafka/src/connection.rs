@@ -647,6 +647,26 @@ async fn broker_settings(
     (limit.unwrap_or(DEFAULT_LIMIT), partitions.unwrap_or(1))
 }
 
+/// Has a client of the library learn the leaders of the topics in `list`, which it would look for once
+/// a second only. Blocks; what fails is looked for later.
+pub(crate) fn learn<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+    within: Duration,
+) {
+    const FEW: usize = 8;
+    let elements = list.elements();
+    let names: std::collections::BTreeSet<&str> = elements.iter().map(|e| e.topic()).collect();
+    let learnt = if names.len() > FEW {
+        consumer.fetch_metadata(None, within).map(drop)
+    } else {
+        names.into_iter().try_for_each(|name| consumer.fetch_metadata(Some(name), within).map(drop))
+    };
+    if let Err(error) = learnt {
+        tracing::debug!(%error, "looking for the leaders of topics");
+    }
+}
+
 fn number(resource: &ConfigResource, name: &str) -> Option<usize> {
     resource.get(name)?.value.as_ref()?.parse().ok()
 }

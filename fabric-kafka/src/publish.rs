@@ -299,6 +299,15 @@ impl Publisher {
         }
         let limit = connection.topic_limit(&meta.name).await;
         let producer = self.producer(limit)?;
+        let (learning, name) = (Arc::clone(&producer), meta.name.clone());
+        connection
+            .blocking(move |connection| {
+                // The library looks for the leaders of new topics once a second, unless it knows them.
+                let within = connection.config.connect_timeout;
+                let found = learning.client().fetch_metadata(Some(&name), within);
+                found.map(drop).map_err(|error| connection.explain(&error))
+            })
+            .await?;
         let target = Target { name: meta.name.clone(), topic: topic.clone(), id: meta.id, limit, producer };
         let target = Arc::new(target);
         self.write_targets().insert(topic, Arc::clone(&target));

@@ -19,7 +19,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
-use crate::connection::{Asked, Connection, LinkContext, Watcher, no_thread};
+use crate::connection::{Asked, Connection, LinkContext, Watcher, learn, no_thread};
 use crate::discovery::TopicMeta;
 use crate::error::{NAME, from_code, from_kafka};
 use crate::feed::Feed;
@@ -268,6 +268,15 @@ impl Reading {
         let mut places = TopicPartitionList::new();
         let mut gone = TopicPartitionList::new();
         let topics: Vec<Arc<TopicMeta>> = catalogue.matching(&self.patterns).cloned().collect();
+        let is_known = |meta: &&Arc<TopicMeta>| {
+            let lanes = self.lanes.get(&meta.name);
+            lanes.is_some_and(|all| {
+                all.len() as i32 >= meta.partitions && all.first().is_some_and(|l| l.id == meta.id)
+            })
+        };
+        let fresh = topics.iter().filter(|meta| first.is_none() && !is_known(meta));
+        // To begin at a number takes the library no time of its own, unlike to begin at the beginning.
+        let begins = self.connection.offsets(fresh, Asked::Beginning)?;
         for meta in topics {
             let Some(topic) = meta.topic.clone() else { continue };
             let lanes = self.lanes.entry(meta.name.clone()).or_default();
@@ -278,7 +287,8 @@ impl Reading {
                 lanes.clear();
             }
             for partition in lanes.len()..meta.partitions.max(0) as usize {
-                let known = first.and_then(|offsets| offsets.get(&meta.name)?.get(partition));
+                let known = first.unwrap_or(&begins).get(&meta.name);
+                let known = known.and_then(|offsets| offsets.get(partition));
                 let next = known.copied();
                 lanes.push(Lane { topic: topic.clone(), id: meta.id, next: next.unwrap_or(0) });
                 let offset = next.map_or(Offset::Beginning, Offset::Offset);
@@ -291,6 +301,7 @@ impl Reading {
             self.consumer.incremental_unassign(&gone).map_err(|error| from_kafka(&error))?;
         }
         if places.count() > 0 {
+            learn(&self.consumer, &places, self.connection.config.connect_timeout);
             self.consumer.incremental_assign(&places).map_err(|error| from_kafka(&error))?;
         }
         Ok(())

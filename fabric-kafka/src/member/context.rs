@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
@@ -30,17 +30,30 @@ pub(super) enum Happened {
 pub(crate) struct MemberContext {
     link: LinkContext,
     happened: Mutex<VecDeque<Happened>>,
+    /// How often anything happened: a poll that served it looks as if there had been nothing.
+    count: AtomicU64,
     closing: AtomicBool,
 }
 
 impl MemberContext {
     pub(super) fn new(link: LinkContext) -> Self {
-        Self { link, happened: Mutex::default(), closing: AtomicBool::new(false) }
+        let (happened, count) = (Mutex::default(), AtomicU64::new(0));
+        Self { link, happened, count, closing: AtomicBool::new(false) }
     }
 
     /// The next that happened.
     pub(super) fn next(&self) -> Option<Happened> {
         lock(&self.happened).pop_front()
+    }
+
+    /// How often anything happened.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self, what: Happened) {
+        lock(&self.happened).push_back(what);
+        self.count.fetch_add(1, Ordering::SeqCst);
     }
 
     /// From now on partitions are let go at once.
@@ -79,13 +92,13 @@ impl ConsumerContext for MemberContext {
             return;
         }
         let places = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
-        lock(&self.happened).push_back(match what {
+        self.tell(match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Happened::Assigned(places),
             _ => Happened::Revoked(places),
         });
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        lock(&self.happened).push_back(Happened::Committed(result));
+        self.tell(Happened::Committed(result));
     }
 }

@@ -23,13 +23,14 @@ use super::context::{At, Happened, MemberContext};
 use super::hold::{Hold, Item};
 use super::{Member, gone, moved};
 use crate::config::RetryMode;
-use crate::connection::{Asked, LinkContext, lock, no_thread};
+use crate::connection::{Asked, LinkContext, learn, lock, no_thread};
 use crate::definition::{Known, Place};
 use crate::discovery::TopicMeta;
 use crate::error::{NAME, from_code, from_kafka};
 use crate::progress::{MAX_SPAN, Progress};
 use crate::record::{Copied, STYLE, decode};
 use crate::settle::{MemberSettler, bucket};
+use crate::sys;
 use crate::watermark::Track;
 
 /// A published event that is due later than this waits in a topic of the group's, not in memory.
@@ -503,6 +504,10 @@ impl Runner {
             catalogue = connection.refresh().unwrap_or(catalogue);
         }
         let known = Arc::clone(&self.known);
+        let metas: Vec<Arc<TopicMeta>> =
+            self.given.iter().filter_map(|(name, _)| catalogue.topic(name).cloned()).collect();
+        // To begin at a number takes the library no time of its own, unlike to begin at the beginning.
+        let begins = connection.offsets(&metas, Asked::Beginning).unwrap_or_default();
         let mut places = TopicPartitionList::new();
         for (name, partition) in std::mem::take(&mut self.given) {
             // One that vanished meanwhile is taken away again soon.
@@ -520,13 +525,18 @@ impl Runner {
                 // Somebody moved the group by the broker's own tools.
                 None => Some(Progress::at(known.origin, at)),
             });
+            let begin = begins.get(&name).and_then(|all| all.get(partition as usize)).copied();
             let track = match &progress {
                 Some(progress) => Track::resume(progress),
-                None => Track::new(first(&known, &about, partition)),
+                None => match (first(&known, &about, partition), begin) {
+                    // All that is left of a topic that is younger than the group.
+                    (0, Some(begin)) => Track::new(begin),
+                    (first, _) => Track::new(first),
+                },
             };
-            let start = match progress {
-                Some(_) => Offset::Offset(track.next()),
-                None => from(track.next()),
+            let start = match (progress, begin) {
+                (None, None) => from(track.next()),
+                _ => Offset::Offset(track.next()),
             };
             places
                 .add_partition_offset(&name, partition, start)
@@ -542,6 +552,8 @@ impl Runner {
             let list = self.lane_list(|about| !about.paused);
             self.consumer.resume(&list).map_err(|error| from_kafka(&error))?;
         }
+        // The library looks for the leaders of new topics once a second, unless it knows them already.
+        learn(&self.consumer, &places, within);
         if let Err(error) = self.consumer.incremental_assign(&places) {
             tracing::warn!(%error, group = %self.member.group, "taking partitions");
         }
@@ -576,8 +588,9 @@ impl Runner {
         let mut far = Vec::new();
         while !empty && room > 0 && items.len() < MAX_CHUNK {
             let Self { consumer, reader, about, last, known, .. } = self;
+            let told = consumer.context().count();
             match consumer.poll(Duration::ZERO) {
-                None => empty = true,
+                None => empty = consumer.context().count() == told,
                 Some(Ok(record)) => match take(&member, known, about, last, reader, &record) {
                     None => {}
                     Some((item, None)) => {
@@ -611,7 +624,9 @@ impl Runner {
         let member = Arc::clone(&self.member);
         while self.stopped {
             let Self { consumer, reader, about, last, known, .. } = self;
+            let told = consumer.context().count();
             match consumer.poll(Duration::ZERO) {
+                None if consumer.context().count() != told => {}
                 None => break,
                 // On its way before the flow stopped.
                 Some(Ok(record)) => {
@@ -855,7 +870,7 @@ impl Runner {
             list
         };
         self.commit.not_before = Some(now + self.member.connection.config.commit_interval);
-        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+        if let Err(error) = sys::commit(self.consumer.client(), &list) {
             self.committed(Err(error));
         }
     }

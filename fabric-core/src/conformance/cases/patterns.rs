@@ -12,7 +12,7 @@ use crate::topic::Topic;
 
 /// The topics of the cases below; `x` is a level of its own.
 const TOPICS: [&str; 12] = [
-    "x", "x.a", "x.b", "x.a.b", "x.a.a", "x.a.b.c", "x.b.b.c", "x.a.x.b", "xa", "x-a", "x_a.b",
+    "x", "x.a", "x.b", "x.a.b", "x.a.a", "x.a.b.c", "x.b.b.c", "x.a.x.b", "xa", "x-a", "x_a.c",
     "y.a",
 ];
 
@@ -33,7 +33,7 @@ pub async fn an_arrow_is_one_level_or_more(t: &Trial) -> Verdict {
 
 /// T4: a pattern without wildcards is that topic and no other, not even one that begins the same.
 pub async fn a_literal_is_one_topic(t: &Trial) -> Verdict {
-    matching(t, &["x", "x.a", "xa", "x-a", "x_a.b", "z"]).await
+    matching(t, &["x", "x.a", "xa", "x-a", "x_a.c", "z"]).await
 }
 
 /// T5: a group's patterns mean the same.
