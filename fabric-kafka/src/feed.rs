@@ -10,6 +10,10 @@ use fabric_core::{Chunk, Error, Result};
 
 use crate::connection::lock;
 
+/// After so many polls that bring nothing there is nothing: one that served something else, such as a
+/// log line or an answer to a commit, looks the same.
+pub(crate) const SILENT: u32 = 4;
+
 /// Chunks on their way from the thread that reads to the user.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {

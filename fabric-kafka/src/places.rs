@@ -203,6 +203,8 @@ impl Connection {
             // Whoever lost events is told, and not moved.
             .set("auto.offset.reset", "error")
             .set("fetch.error.backoff.ms", "50")
+            // Partitions that join wait for the request that is under way.
+            .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", "16384");
         config
     }

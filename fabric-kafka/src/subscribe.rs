@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::connection::{Asked, Connection, LinkContext, Watcher, learn, no_thread};
 use crate::discovery::TopicMeta;
 use crate::error::{NAME, from_code, from_kafka};
-use crate::feed::Feed;
+use crate::feed::{Feed, SILENT};
 use crate::places::Offsets;
 use crate::record::{STYLE, decode};
 use crate::schedule::Schedule;
@@ -229,7 +229,7 @@ impl Reading {
         {
             items.push(item);
         }
-        let mut empty = false;
+        let (mut empty, mut silent) = (false, 0);
         if self.plain.feed.unread() >= self.bound {
             self.plain.feed.starve();
             empty = self.plain.feed.unread() >= self.bound;
@@ -239,7 +239,10 @@ impl Reading {
             // Borrowed apart, since a record borrows the consumer.
             let Self { consumer, lanes, reader, not_before, delayed, .. } = self;
             match consumer.poll(Duration::ZERO) {
-                None => empty = true,
+                None => {
+                    silent += 1;
+                    empty = silent == SILENT;
+                }
                 Some(Ok(record)) => {
                     if let Some(item) = take(lanes, reader, *not_before, &record) {
                         match item.event.deliver_at().filter(|due| *due > now.wall) {

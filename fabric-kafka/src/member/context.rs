@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
@@ -30,15 +30,12 @@ pub(super) enum Happened {
 pub(crate) struct MemberContext {
     link: LinkContext,
     happened: Mutex<VecDeque<Happened>>,
-    /// How often anything happened: a poll that served it looks as if there had been nothing.
-    count: AtomicU64,
     closing: AtomicBool,
 }
 
 impl MemberContext {
     pub(super) fn new(link: LinkContext) -> Self {
-        let (happened, count) = (Mutex::default(), AtomicU64::new(0));
-        Self { link, happened, count, closing: AtomicBool::new(false) }
+        Self { link, happened: Mutex::default(), closing: AtomicBool::new(false) }
     }
 
     /// The next that happened.
@@ -46,14 +43,8 @@ impl MemberContext {
         lock(&self.happened).pop_front()
     }
 
-    /// How often anything happened.
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
-    }
-
     fn tell(&self, what: Happened) {
         lock(&self.happened).push_back(what);
-        self.count.fetch_add(1, Ordering::SeqCst);
     }
 
     /// From now on partitions are let go at once.

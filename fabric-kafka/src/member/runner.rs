@@ -27,6 +27,7 @@ use crate::connection::{Asked, LinkContext, learn, lock, no_thread};
 use crate::definition::{Known, Place};
 use crate::discovery::TopicMeta;
 use crate::error::{NAME, from_code, from_kafka};
+use crate::feed::SILENT;
 use crate::progress::{MAX_SPAN, Progress};
 use crate::record::{Copied, STYLE, decode};
 use crate::settle::{MemberSettler, bucket};
@@ -115,6 +116,8 @@ impl Runner {
             .set("auto.offset.reset", "error")
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("fetch.error.backoff.ms", "50")
+            // Partitions that join wait for the request that is under way.
+            .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", "16384");
         if let Some(instance) = &connection.config.instance {
             config.set("group.instance.id", format!("{instance}-{}", member.group));
@@ -235,7 +238,7 @@ impl Runner {
         let next = times.into_iter().flatten().min().unwrap_or(now);
         // A lease that was let go, or an event without room, has a time that has passed.
         let least = if commits { Duration::ZERO } else { Duration::from_millis(1) };
-        next.saturating_duration_since(now).clamp(least, Duration::from_secs(1))
+        next.saturating_duration_since(now).clamp(least, Duration::from_millis(20))
     }
 
     // Topics.
@@ -584,13 +587,15 @@ impl Runner {
         };
         let full = room == 0 || lock(&member.hold).waiting.len() >= MAX_WAITING || member.is_leaving();
         self.flow(full, now.instant)?;
-        let mut empty = full;
+        let (mut empty, mut silent) = (full, 0);
         let mut far = Vec::new();
         while !empty && room > 0 && items.len() < MAX_CHUNK {
             let Self { consumer, reader, about, last, known, .. } = self;
-            let told = consumer.context().count();
             match consumer.poll(Duration::ZERO) {
-                None => empty = consumer.context().count() == told,
+                None => {
+                    silent += 1;
+                    empty = silent == SILENT;
+                }
                 Some(Ok(record)) => match take(&member, known, about, last, reader, &record) {
                     None => {}
                     Some((item, None)) => {
@@ -622,12 +627,11 @@ impl Runner {
     /// Serves the library without taking events, while its partitions are stopped.
     fn hear(&mut self) -> Result<()> {
         let member = Arc::clone(&self.member);
-        while self.stopped {
+        let mut silent = 0;
+        while self.stopped && silent < SILENT {
             let Self { consumer, reader, about, last, known, .. } = self;
-            let told = consumer.context().count();
             match consumer.poll(Duration::ZERO) {
-                None if consumer.context().count() != told => {}
-                None => break,
+                None => silent += 1,
                 // On its way before the flow stopped.
                 Some(Ok(record)) => {
                     if let Some((item, due)) = take(&member, known, about, last, reader, &record) {
