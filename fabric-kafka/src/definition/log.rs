@@ -11,7 +11,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::{Change, Groups, Known, Record};
 use crate::config::KafkaConfig;
-use crate::connection::{Connection, Link, LinkContext, lock};
+use crate::connection::{Asked, Connection, Link, LinkContext, lock};
 use crate::error::{NAME, from_kafka};
 use crate::names::Names;
 
@@ -94,8 +94,9 @@ impl Log {
         let State { reader: Some(reader), groups, counted } = state else { return Ok(()) };
         let within = self.config.connect_timeout;
         let failed = |error: &rdkafka::error::KafkaError| connection.explain(error);
-        let (_, end) =
-            reader.consumer.fetch_watermarks(&self.name, 0, within).map_err(|e| failed(&e))?;
+        // Not by the reader, whose connection is busy waiting for what is new.
+        let ends = connection.offsets([&meta], Asked::End)?;
+        let end = ends.get(&self.name).and_then(|all| all.first().copied()).unwrap_or(0);
         let until = Instant::now() + within;
         while reader.next < end {
             let Some(read) = reader.consumer.poll(Duration::from_millis(100)) else {

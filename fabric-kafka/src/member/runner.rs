@@ -238,7 +238,7 @@ impl Runner {
         let next = times.into_iter().flatten().min().unwrap_or(now);
         // A lease that was let go, or an event without room, has a time that has passed.
         let least = if commits { Duration::ZERO } else { Duration::from_millis(1) };
-        next.saturating_duration_since(now).clamp(least, Duration::from_millis(20))
+        next.saturating_duration_since(now).clamp(least, Duration::from_secs(1))
     }
 
     // Topics.
