@@ -174,7 +174,8 @@ impl Backend for Kafka {
             return Ok(());
         }
         let now = Instant::now();
-        let until = now.checked_add(deadline).unwrap_or_else(|| fabric_core::clock::far_future(now));
+        let until =
+            now.checked_add(deadline).unwrap_or_else(|| fabric_core::clock::far_future(now));
         let subscriptions = self.connection.subscriptions();
         let left = join_all(subscriptions.into_iter().map(|open| open.close(until))).await;
         let published = self.connection.publisher.close(until).await;

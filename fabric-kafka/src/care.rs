@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use fabric_core::{
     AdminBackend, Batch, Confirms, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo,
-    GroupsBackend, Patterns, Position, Result, Start, SubscribeOptions, Timestamp, Topic, TopicInfo,
-    TopicLag, Trim,
+    GroupsBackend, Patterns, Position, Result, Start, SubscribeOptions, Timestamp, Topic,
+    TopicInfo, TopicLag, Trim,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -126,6 +126,17 @@ impl Connection {
             })
             .await?;
         known.ok_or_else(|| gone(group))
+    }
+
+    /// Waits until the members of a deleted group have heard of it and left, or should have. Blocks.
+    fn await_leaving(&self, group: &str) -> Result<()> {
+        let patience = 2 * self.config.discovery + self.config.session_timeout;
+        let until = std::time::Instant::now() + patience;
+        while self.members(group)? > 0 && std::time::Instant::now() < until {
+            // The broker tells nobody when a member leaves.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// How far a group is in each of its topics. Blocks.
@@ -271,6 +282,8 @@ impl GroupsBackend for Kafka {
             })
             .await?;
         connection.tell_members();
+        let name = connection.names.group(group);
+        connection.blocking(move |connection| connection.await_leaving(&name)).await?;
         connection.forget(&connection.names.group(group)).await;
         let there = connection.catalogue();
         let waiting: Vec<String> = connection
@@ -411,7 +424,8 @@ fn keeping(begins: &[i64], ends: &[i64], keep: i64) -> Vec<i64> {
     let mut over = held(&until).saturating_sub(keep).max(0);
     while over > 0 {
         // The fullest partition gives first.
-        let fullest = until.iter().zip(ends).enumerate().max_by_key(|(_, (from, end))| *end - *from);
+        let fullest =
+            until.iter().zip(ends).enumerate().max_by_key(|(_, (from, end))| *end - *from);
         let Some((at, (from, end))) = fullest.map(|(at, (from, end))| (at, (*from, *end))) else {
             break;
         };
@@ -428,7 +442,9 @@ impl Kafka {
     async fn drop_oldest(
         &self,
         topic: &Topic,
-        until: impl FnOnce(&Arc<Connection>, &Arc<TopicMeta>, &[i64]) -> Result<Vec<i64>> + Send + 'static,
+        until: impl FnOnce(&Arc<Connection>, &Arc<TopicMeta>, &[i64]) -> Result<Vec<i64>>
+        + Send
+        + 'static,
     ) -> Result<u64> {
         let connection = self.connection();
         connection.check_open()?;
@@ -462,8 +478,9 @@ impl Connection {
     fn figures(&self, topics: &[Arc<TopicMeta>]) -> Result<Vec<TopicInfo>> {
         let begins = self.offsets(topics, Asked::Beginning)?;
         let ends = self.offsets(topics, Asked::End)?;
-        let readers: Vec<Known> =
-            self.log.read(self, |groups| groups.iter().map(|(_, known)| known.clone()).collect())?;
+        let readers: Vec<Known> = self
+            .log
+            .read(self, |groups| groups.iter().map(|(_, known)| known.clone()).collect())?;
         let figure = |meta: &Arc<TopicMeta>| {
             let topic = meta.topic.clone()?;
             let mut info = TopicInfo::new(topic.clone());

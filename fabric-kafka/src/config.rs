@@ -85,7 +85,7 @@ pub enum RetryMode {
 /// DSN: `kafka://user:password@host:9092,host:9092`, `kafka+tls://…` for TLS. Options: `prefix`,
 /// `client_id`, `sasl`, `ca`, `certificate`, `key`, `create_topics`, `partitions`, `replication`,
 /// `retention`, `linger`, `compression`, `max_in_flight`, `queue_bytes`, `publish_timeout`,
-/// `connect_timeout`, `discovery`, `prefetch`, `session_timeout`, `commit_interval`, `handover`,
+/// `connect_timeout`, `idle_timeout`, `discovery`, `prefetch`, `session_timeout`, `commit_interval`, `handover`,
 /// `retry`, `instance`.
 ///
 /// ```
@@ -136,6 +136,8 @@ pub struct KafkaConfig {
     pub publish_timeout: Duration,
     /// How long connecting, and any call that asks the broker, may take. Default 5 s.
     pub connect_timeout: Duration,
+    /// After what a connection that is not used is closed; default: as the broker says.
+    pub idle_timeout: Option<Duration>,
     /// Within what new topics are found. Default 1 s.
     pub discovery: Duration,
     /// The most events that a subscription holds unsettled, without a group unread. Default 1024.
@@ -189,6 +191,7 @@ impl KafkaConfig {
             queue_bytes: 64 << 20,
             publish_timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(5),
+            idle_timeout: None,
             discovery: Duration::from_secs(1),
             prefetch: 1024,
             session_timeout: Duration::from_secs(6),
@@ -242,6 +245,8 @@ impl KafkaConfig {
         with_publish_timeout publish_timeout: Duration;
         /// Sets how long connecting may take.
         with_connect_timeout connect_timeout: Duration;
+        /// Sets after what a connection that is not used is closed.
+        with_idle_timeout idle_timeout: Option<Duration>;
         /// Sets within what new topics are found.
         with_discovery discovery: Duration;
         /// Sets the most events that a subscription holds.
@@ -305,6 +310,9 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "500")
             .set("socket.keepalive.enable", "true")
             .set("allow.auto.create.topics", "false");
+        if let Some(idle) = self.idle_timeout {
+            config.set("connections.max.idle.ms", idle.as_millis().to_string());
+        }
         if let Some(client_id) = &self.client_id {
             config.set("client.id", client_id);
         }
@@ -363,6 +371,7 @@ impl TryFrom<&Dsn> for KafkaConfig {
         config.partitions = options.take("partitions")?;
         config.replication = options.take("replication")?;
         config.retention = options.take_duration("retention")?;
+        config.idle_timeout = options.take_duration("idle_timeout")?;
         config.client_id = options.take::<String>("client_id")?;
         config.instance = options.take::<String>("instance")?;
         config.ca = options.take::<String>("ca")?.map(PathBuf::from);
@@ -410,7 +419,7 @@ mod tests {
             "kafka+tls://u:p%40@a:1,b,[::1]:2?prefix=x&client_id=me&sasl=plain&ca=/ca&certificate=/c\
              &key=/k&create_topics=false&partitions=3&replication=2&retention=1h&linger=5ms\
              &compression=zstd&max_in_flight=7&queue_bytes=1MiB&publish_timeout=9s\
-             &connect_timeout=8s&discovery=2s&prefetch=11&session_timeout=10s&commit_interval=1s\
+             &connect_timeout=8s&idle_timeout=4m&discovery=2s&prefetch=11&session_timeout=10s&commit_interval=1s\
              &handover=3s&retry=in_place&instance=one",
         )
         .unwrap();
@@ -434,6 +443,7 @@ mod tests {
             .with_queue_bytes(1 << 20)
             .with_publish_timeout(secs(9))
             .with_connect_timeout(secs(8))
+            .with_idle_timeout(Some(secs(240)))
             .with_discovery(secs(2))
             .with_prefetch(11)
             .with_session_timeout(secs(10))

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
-use fabric_core::{BackendInfo, Error, ErrorKind, EventId, NoticeKind, NoticeSender, Result, Topic};
+use fabric_core::{
+    BackendInfo, Error, ErrorKind, EventId, NoticeKind, NoticeSender, Result, Topic,
+};
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
@@ -156,7 +158,8 @@ impl Connection {
             }
         });
         let (tools, admin, node) = made.await.map_err(panicked)??;
-        let (limit, default_partitions) = broker_settings(&admin, node, config.connect_timeout).await;
+        let (limit, default_partitions) =
+            broker_settings(&admin, node, config.connect_timeout).await;
         let names = Names::new(config.prefix.clone());
         let connection = Arc::new(Self {
             publisher: Publisher::new(&config, Arc::clone(&link)),
@@ -369,14 +372,6 @@ impl Connection {
         for result in made.await.map_err(|error| self.explain(&error))? {
             match result {
                 Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                Err((name, Code::InvalidTopic)) => {
-                    let twin = self.catalogue().twin(&name).map(str::to_owned);
-                    let topic = self.names.parse(&name);
-                    return Err(match (topic, twin) {
-                        (Some(topic), Some(twin)) => collision(&topic, &twin),
-                        _ => from_code(Code::InvalidTopic).with("topic", name),
-                    });
-                }
                 Err((name, code)) => return Err(from_code(code).with("topic", name)),
             }
         }
@@ -394,9 +389,23 @@ impl Connection {
         if let Some(meta) = self.catalogue().topic(name) {
             return Ok(Arc::clone(meta));
         }
-        self.create(&[name.to_owned()]).await?;
-        let name = name.to_owned();
+        let (created, name) = (self.create(&[name.to_owned()]).await, name.to_owned());
+        if let Err(error) = created {
+            if error.kind() != ErrorKind::InvalidTopic {
+                return Err(error);
+            }
+            return self.blocking(move |connection| Err(connection.name_twin(&name, error))).await;
+        }
         self.blocking(move |connection| connection.await_topic(&name)).await
+    }
+
+    /// The refusal of a name, with the topic that the broker takes it for. Blocks.
+    fn name_twin(&self, name: &str, refused: Error) -> Error {
+        let catalogue = self.refresh().unwrap_or_else(|_| self.catalogue());
+        match (self.names.parse(name), catalogue.twin(name)) {
+            (Some(topic), Some(twin)) => collision(&topic, twin),
+            _ => refused,
+        }
     }
 
     /// Waits until a topic that was made is known to the broker that answers.

@@ -250,9 +250,8 @@ mod tests {
     }
 
     fn ends(list: &[(&str, i64)]) -> Ends {
-        let end = |(name, at): &(&str, i64)| {
-            ((*name).to_owned(), End { id: 1, offsets: vec![*at] })
-        };
+        let end =
+            |(name, at): &(&str, i64)| ((*name).to_owned(), End { id: 1, offsets: vec![*at] });
         list.iter().map(end).collect()
     }
 

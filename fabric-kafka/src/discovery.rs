@@ -57,9 +57,9 @@ impl Catalogue {
         &'a self,
         patterns: &'a Patterns,
     ) -> impl Iterator<Item = &'a Arc<TopicMeta>> {
-        self.topics.values().filter(move |meta| {
-            meta.topic.as_ref().is_some_and(|topic| patterns.matches(topic))
-        })
+        self.topics
+            .values()
+            .filter(move |meta| meta.topic.as_ref().is_some_and(|topic| patterns.matches(topic)))
     }
 
     /// Every topic.
@@ -70,9 +70,10 @@ impl Catalogue {
     /// Whether a topic for users' events has more than one partition, so that there is no order
     /// over all of it.
     pub(crate) fn has_partitioned(&self) -> bool {
-        let mut own = self.topics.values().filter(|meta| {
-            meta.topic.as_ref().is_some_and(|topic| !topic.is_reserved())
-        });
+        let mut own = self
+            .topics
+            .values()
+            .filter(|meta| meta.topic.as_ref().is_some_and(|topic| !topic.is_reserved()));
         own.any(|meta| meta.partitions > 1)
     }
 }

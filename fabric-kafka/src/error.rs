@@ -16,9 +16,7 @@ pub(crate) fn from_kafka(error: &KafkaError) -> Error {
         KafkaError::ClientCreation(text) => {
             Error::new(ErrorKind::Config, format!("the client cannot be made: {text}"))
         }
-        KafkaError::Canceled => {
-            Error::new(ErrorKind::Closed, "the client was closed meanwhile")
-        }
+        KafkaError::Canceled => Error::new(ErrorKind::Closed, "the client was closed meanwhile"),
         KafkaError::Nul(_) => Error::new(ErrorKind::InvalidTopic, "a name holds a NUL byte"),
         other => match other.rdkafka_error_code() {
             Some(code) => return from_code(code),

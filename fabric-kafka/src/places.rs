@@ -126,8 +126,11 @@ impl Connection {
     /// The last event of a partition, and when it was stored. The offsets before the end may be
     /// those of a transaction's marks, or of what was compacted away.
     fn last(&self, name: &str, partition: i32, begin: i64, end: i64) -> Result<Option<(i64, i64)>> {
+        if end <= begin {
+            return Ok(None);
+        }
         let mut back = 1;
-        while end > begin {
+        loop {
             let from = begin.max(end - back);
             let mut last = None;
             self.scan(name, partition, from, end, |offset, time| last = Some((offset, time)))?;
@@ -136,7 +139,6 @@ impl Connection {
             }
             back *= 16;
         }
-        Ok(None)
     }
 
     /// Shows every event of a partition from `from` to `end`. Blocks.

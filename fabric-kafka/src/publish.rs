@@ -15,7 +15,9 @@ use fabric_core::{
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
+};
 use rdkafka::{ClientConfig, Message as _};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -104,7 +106,11 @@ impl Publisher {
     }
 
     /// Hands a batch over, waiting for its topics to be there and for room.
-    pub(crate) async fn submit(&self, connection: &Arc<Connection>, batch: Batch) -> Result<Confirms> {
+    pub(crate) async fn submit(
+        &self,
+        connection: &Arc<Connection>,
+        batch: Batch,
+    ) -> Result<Confirms> {
         connection.check_open()?;
         if batch.events.is_empty() {
             let room = Arc::clone(&self.room);
@@ -308,7 +314,8 @@ impl Publisher {
                 found.map(drop).map_err(|error| connection.explain(&error))
             })
             .await?;
-        let target = Target { name: meta.name.clone(), topic: topic.clone(), id: meta.id, limit, producer };
+        let target =
+            Target { name: meta.name.clone(), topic: topic.clone(), id: meta.id, limit, producer };
         let target = Arc::new(target);
         self.write_targets().insert(topic, Arc::clone(&target));
         Ok(target)
@@ -329,10 +336,10 @@ impl Publisher {
             return Ok(Arc::clone(producer));
         }
         let config = producer_config(&self.config, limit, self.room.bytes());
-        let reports = Reports { link: LinkContext(Arc::clone(&self.link)), room: Arc::clone(&self.room) };
-        let made: Producer = config
-            .create_with_context(reports)
-            .map_err(|error| from_kafka(&error))?;
+        let reports =
+            Reports { link: LinkContext(Arc::clone(&self.link)), room: Arc::clone(&self.room) };
+        let made: Producer =
+            config.create_with_context(reports).map_err(|error| from_kafka(&error))?;
         let made = Arc::new(made);
         producers.insert(limit, Arc::clone(&made));
         Ok(made)

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fabric_core::wire::Reader;
 use fabric_core::{
-    Chunk, End, Error, ErrorKind, Event, MAX_CHUNK, Places, Position, ReplayOptions, Result, Source,
-    Subscription, Timestamp, Topic,
+    Chunk, End, Error, ErrorKind, Event, MAX_CHUNK, Places, Position, ReplayOptions, Result,
+    Source, Subscription, Timestamp, Topic,
 };
 use futures_core::future::BoxFuture;
 use rdkafka::Message as _;
@@ -188,7 +188,8 @@ fn read_one(
             silent = std::time::Instant::now();
             continue;
         }
-        let wait = if batch.events.is_empty() { Duration::from_millis(100) } else { Duration::ZERO };
+        let wait =
+            if batch.events.is_empty() { Duration::from_millis(100) } else { Duration::ZERO };
         match consumer.poll(wait) {
             Some(Ok(record)) => {
                 silent = std::time::Instant::now();

@@ -25,9 +25,11 @@ impl Settler for MemberSettler {
         match member.settle(chunk.token(), mask) {
             None => Settled::Done(Err(stale())),
             Some(None) => Settled::Done(Ok(())),
-            Some(Some(answer)) => Settled::Pending(Box::pin(async move {
-                answer.await.unwrap_or_else(|_| Err(stale()))
-            })),
+            Some(Some(answer)) => {
+                Settled::Pending(Box::pin(
+                    async move { answer.await.unwrap_or_else(|_| Err(stale())) },
+                ))
+            }
         }
     }
 
@@ -39,7 +41,8 @@ impl Settler for MemberSettler {
             let taken = self.0.take_back(chunk.token(), mask, due);
             return Settled::Done(if taken { Ok(()) } else { Err(stale()) });
         }
-        let giving = Giving { member: Arc::clone(&self.0), chunk: Arc::clone(chunk), mask, open: true };
+        let giving =
+            Giving { member: Arc::clone(&self.0), chunk: Arc::clone(chunk), mask, open: true };
         let due = (!delay.is_zero()).then(|| Timestamp::now().saturating_add(delay));
         Settled::Pending(Box::pin(giving.give_back(delay, due)))
     }

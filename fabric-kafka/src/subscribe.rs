@@ -73,7 +73,10 @@ impl Connection {
     ///
     /// # Cancel safety
     /// Nothing stays behind.
-    pub(crate) async fn subscribe(self: &Arc<Self>, options: SubscribeOptions) -> Result<Subscription> {
+    pub(crate) async fn subscribe(
+        self: &Arc<Self>,
+        options: SubscribeOptions,
+    ) -> Result<Subscription> {
         let SubscribeOptions { patterns, start, prefetch, .. } = options;
         let start = start.unwrap_or(Start::New);
         let bound = prefetch.unwrap_or(self.config.prefetch);
@@ -87,8 +90,7 @@ impl Connection {
                 Start::Time(time) => Some(time.as_millis()),
                 _ => None,
             };
-            let mut reading =
-                Reading::begin(connection, shared, patterns, bound, not_before)?;
+            let mut reading = Reading::begin(connection, shared, patterns, bound, not_before)?;
             reading.take_up(&catalogue, Some(&offsets))?;
             reading.spawn()
         });

@@ -107,7 +107,9 @@ impl Track {
             watermark: self.watermark(),
             next: self.next,
             settled: done.chain(self.settled.iter().copied()).collect(),
-            tries: tried.chain(self.tries.iter().map(|(offset, tries)| (*offset, *tries))).collect(),
+            tries: tried
+                .chain(self.tries.iter().map(|(offset, tries)| (*offset, *tries)))
+                .collect(),
         }
     }
 

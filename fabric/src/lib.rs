@@ -50,6 +50,13 @@ pub mod nats {
     pub use fabric_nats::*;
 }
 
+#[cfg(feature = "kafka")]
+pub mod kafka {
+    //! The backend over Apache Kafka: `kafka://host:9092`.
+    #[doc(inline)]
+    pub use fabric_kafka::*;
+}
+
 /// The pages whose examples are tested with this crate.
 #[cfg(all(doctest, feature = "config", feature = "memory"))]
 mod pages {
@@ -66,6 +73,8 @@ mod pages {
     mod memory {}
     #[doc = include_str!("../../docs/zmq.md")]
     mod zmq {}
+    #[doc = include_str!("../../docs/kafka.md")]
+    mod kafka {}
 }
 
 /// The page about tests, which needs more features than the others.

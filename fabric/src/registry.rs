@@ -23,6 +23,11 @@ const BUILTIN: &[Builtin] = &[
         schemes: fabric_nats::SCHEMES,
         connect: |dsn| shared(fabric_nats::Nats::connect(dsn)),
     },
+    #[cfg(feature = "kafka")]
+    Builtin {
+        schemes: fabric_kafka::SCHEMES,
+        connect: |dsn| shared(fabric_kafka::Kafka::connect(dsn)),
+    },
 ];
 
 struct Builtin {
@@ -38,7 +43,7 @@ const KNOWN: &[(&[&str], &str, bool)] = &[
     (&["redis", "rediss"], "redis", false),
     (&["nats", "tls"], "nats", true),
     (&["amqp", "amqps"], "amqp", false),
-    (&["kafka"], "kafka", false),
+    (&["kafka"], "kafka", true),
     (&["ucx"], "ucx", false),
 ];
 

@@ -138,7 +138,10 @@ impl Log {
     fn begin(&self, id: u64) -> Result<Reader> {
         let mut config = self.config.client();
         config
-            .set("group.id", format!("_fabric-{}", self.config.client_id.as_deref().unwrap_or("log")))
+            .set(
+                "group.id",
+                format!("_fabric-{}", self.config.client_id.as_deref().unwrap_or("log")),
+            )
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest");
         let context = LinkContext(Arc::clone(&self.link));
@@ -165,7 +168,10 @@ impl Connection {
     pub(crate) async fn change(
         self: &Arc<Self>,
         group: &Group,
-        decide: impl FnMut(&Arc<Self>, Option<&Known>) -> Result<Option<Change>> + Send + Clone + 'static,
+        decide: impl FnMut(&Arc<Self>, Option<&Known>) -> Result<Option<Change>>
+        + Send
+        + Clone
+        + 'static,
     ) -> Result<Option<Known>> {
         let name = self.names.definitions();
         self.ensure(&name).await?;

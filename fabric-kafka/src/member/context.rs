@@ -82,7 +82,8 @@ impl ConsumerContext for MemberContext {
             }
             return;
         }
-        let places = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        let places =
+            list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
         self.tell(match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Happened::Assigned(places),
             _ => Happened::Revoked(places),

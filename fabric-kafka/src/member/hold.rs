@@ -189,14 +189,21 @@ impl Hold {
             lane.track.tried(offset);
             lane.dirty = true;
             let info = out.chunk.info(n);
-            self.waiting.push(due, Item {
-                lane: out.lane,
-                offset,
-                event: out.chunk.events()[n].clone(),
-                position: info.position,
-                attempt: info.attempt.saturating_add(1),
-                fault: out.faults.iter().find(|(at, _)| *at == n).map(|(_, fault)| fault.clone()),
-            });
+            self.waiting.push(
+                due,
+                Item {
+                    lane: out.lane,
+                    offset,
+                    event: out.chunk.events()[n].clone(),
+                    position: info.position,
+                    attempt: info.attempt.saturating_add(1),
+                    fault: out
+                        .faults
+                        .iter()
+                        .find(|(at, _)| *at == n)
+                        .map(|(_, fault)| fault.clone()),
+                },
+            );
         }
         self.release(token, mask);
     }
@@ -335,8 +342,9 @@ impl Hold {
             match answer {
                 Err(_) => lane.dirty = true,
                 Ok(()) => {
-                    let (done, rest) =
-                        std::mem::take(&mut lane.waiters).into_iter().partition(|w| w.0 <= *settled);
+                    let (done, rest) = std::mem::take(&mut lane.waiters)
+                        .into_iter()
+                        .partition(|w| w.0 <= *settled);
                     lane.waiters = rest;
                     let done: Vec<(u64, oneshot::Sender<Result<()>>)> = done;
                     for (_, waiter) in done {

@@ -286,7 +286,8 @@ impl Runner {
         let catalogue = self.member.connection.catalogue();
         let mut reborn = Vec::new();
         for (id, about) in &mut self.about {
-            if let Some(meta) = catalogue.topic(&about.meta.name).filter(|m| m.id != about.meta.id) {
+            if let Some(meta) = catalogue.topic(&about.meta.name).filter(|m| m.id != about.meta.id)
+            {
                 about.meta = Arc::clone(meta);
                 reborn.push(*id);
             }
@@ -355,7 +356,8 @@ impl Runner {
             self.silent.get_or_insert((now, polls));
         }
         if let Some((since, then)) = self.silent {
-            let patience = (self.tick * 10).clamp(Duration::from_millis(200), Duration::from_secs(5));
+            let patience =
+                (self.tick * 10).clamp(Duration::from_millis(200), Duration::from_secs(5));
             if polls != then || member.is_leaving() {
                 self.silent = None;
             } else if now.saturating_duration_since(since) >= patience {
@@ -585,7 +587,8 @@ impl Runner {
             }
             room
         };
-        let full = room == 0 || lock(&member.hold).waiting.len() >= MAX_WAITING || member.is_leaving();
+        let full =
+            room == 0 || lock(&member.hold).waiting.len() >= MAX_WAITING || member.is_leaving();
         self.flow(full, now.instant)?;
         let (mut empty, mut silent) = (full, 0);
         let mut far = Vec::new();
@@ -749,7 +752,9 @@ impl Runner {
                 run.push(next);
             }
             let mut hold = lock(&member.hold);
-            if hold.lanes.get(&lane).is_none_or(|lane| lane.revoked.is_some()) || member.is_leaving() {
+            if hold.lanes.get(&lane).is_none_or(|lane| lane.revoked.is_some())
+                || member.is_leaving()
+            {
                 // It is left for the partition's next owner.
                 continue;
             }
@@ -808,7 +813,8 @@ impl Runner {
                     return Ok(());
                 }
                 let known = known.with("group", &self.member.group);
-                if self.joined.is_some() || matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+                if self.joined.is_some() || matches!(error, KafkaError::MessageConsumptionFatal(_))
+                {
                     return Err(known);
                 }
                 // The library goes on trying; the user hears of it once.
@@ -886,7 +892,7 @@ impl Runner {
             tracing::debug!(%error, "a commit is tried again");
             self.commit.not_before = Some(Instant::now() + COMMIT_BACKOFF);
         }
-        lock(&self.member.hold).committed(&lanes, answer.as_ref().map(|()| ()));
+        lock(&self.member.hold).committed(&lanes, answer.as_ref().copied());
     }
 
     /// Commits and waits for the answer, in a partition's last moment.
@@ -900,7 +906,8 @@ impl Runner {
                     }
                 }
                 let mut dirty = hold.take_dirty(self.origin);
-                let (mine, others) = dirty.drain(..).partition::<Vec<_>, _>(|d| lanes.contains(&d.0));
+                let (mine, others) =
+                    dirty.drain(..).partition::<Vec<_>, _>(|d| lanes.contains(&d.0));
                 for (id, ..) in others {
                     if let Some(lane) = hold.lanes.get_mut(&id) {
                         lane.dirty = true;
@@ -915,10 +922,14 @@ impl Runner {
             let answer = self.consumer.commit(&list, CommitMode::Sync);
             let again = matches!(
                 answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
-                Some(Code::RebalanceInProgress | Code::CoordinatorLoadInProgress | Code::NotCoordinator)
+                Some(
+                    Code::RebalanceInProgress
+                        | Code::CoordinatorLoadInProgress
+                        | Code::NotCoordinator
+                )
             );
             let answer = answer.map_err(|error| from_kafka(&error));
-            lock(&self.member.hold).committed(&sent, answer.as_ref().map(|()| ()));
+            lock(&self.member.hold).committed(&sent, answer.as_ref().copied());
             if !again {
                 return;
             }

@@ -4,10 +4,12 @@ use std::env;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fabric_brokers::Proxy;
 use fabric_brokers::conformance::{Control, Link};
 use fabric_brokers::kafka::{Options, Server, shared};
-use fabric_brokers::Proxy;
-use fabric_core::conformance::{BrokerCtl, Case, ChildCtl, Copies, FaultCtl, Harness, Timing, Tool};
+use fabric_core::conformance::{
+    BrokerCtl, Case, ChildCtl, Copies, FaultCtl, Harness, Timing, Tool,
+};
 use fabric_core::{Dsn, EventId, Fabric, Result};
 use fabric_kafka::Kafka;
 
@@ -39,7 +41,9 @@ impl KafkaHarness {
         // Each case sees nothing but its own.
         let fresh = || format!("t{}", &EventId::generate().to_string().replace('-', "")[8..32]);
         let prefix = env::var(PREFIX).unwrap_or_else(|_| fresh());
-        let (url, children) = (String::new(), Copies::new());
+        // A child is told both, and prepares nothing.
+        let url = env::var(URL).unwrap_or_default();
+        let children = Copies::new();
         Self { partitions, prefix, url, broker: None, fault: None, children }
     }
 
@@ -58,7 +62,9 @@ impl KafkaHarness {
     fn dsn(&self) -> String {
         let Self { url, prefix, partitions, .. } = self;
         let joined = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms")
+        format!(
+            "{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms&idle_timeout=5s"
+        )
     }
 }
 
@@ -85,7 +91,9 @@ impl Harness for KafkaHarness {
     fn timing(&self) -> Timing {
         Timing::default()
             // A topic that comes into being is found, and its partitions shared out among members.
-            .with_quiet(Duration::from_millis(1200))
+            .with_quiet(Duration::from_secs(1))
+            // Longer than that: a case may gather for as long as it waits for nothing.
+            .with_ack_wait(Duration::from_millis(1500))
             .with_patience(Duration::from_secs(40))
             .with_watchdog(Duration::from_secs(300))
     }
@@ -105,11 +113,15 @@ impl Harness for KafkaHarness {
     fn without(&self, case: &Case) -> Option<&'static str> {
         let lacks = |tool| case.tools.contains(&tool);
         match case {
-            _ if lacks(Tool::TopicBound) => {
-                Some("a topic is bounded by the broker's retention alone, which looks every few minutes")
+            _ if lacks(Tool::TopicBound) => Some(
+                "a topic is bounded by the broker's retention alone, which looks every few minutes",
+            ),
+            _ if lacks(Tool::Disk) => {
+                Some("Kafka has no answer to a full disk: it halts the broker")
             }
-            _ if lacks(Tool::Disk) => Some("Kafka has no answer to a full disk: it halts the broker"),
-            _ if lacks(Tool::Rights) => Some("rights are tested beside the suite, on a broker with users"),
+            _ if lacks(Tool::Rights) => {
+                Some("rights are tested beside the suite, on a broker with users")
+            }
             _ if lacks(Tool::DedupWindow) => Some("Kafka recognises no ids"),
             _ => None,
         }

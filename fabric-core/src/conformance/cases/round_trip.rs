@@ -191,7 +191,8 @@ pub async fn the_whole_envelope_arrives(t: &Trial) -> Verdict {
 pub async fn each_subscription_gets_its_own_topics(t: &Trial) -> Verdict {
     let mut topics: Vec<Topic> = (0..16).map(|n| t.topic(&format!("t{n}.x"))).collect();
     let longest = "l".repeat(Topic::MAX_BYTES - t.root().len() - 1);
-    topics.extend(["a-b", "a_b", "a.b", &longest].map(|name| t.topic(name)));
+    // Not `a.b`, which some brokers cannot tell from `a_b`, and then refuse.
+    topics.extend(["a-b", "a_b", "a.c", &longest].map(|name| t.topic(name)));
     let mut crew = Crew::new(t.timing());
     for (n, topic) in topics.iter().enumerate() {
         let audience = format!("plain{n}");
