@@ -278,6 +278,27 @@ impl Connection {
         topics: impl IntoIterator<Item = &'a Arc<TopicMeta>>,
         asked: Asked,
     ) -> Result<HashMap<String, Vec<i64>>> {
+        let topics: Vec<&Arc<TopicMeta>> = topics.into_iter().collect();
+        let until = std::time::Instant::now() + self.config.connect_timeout;
+        loop {
+            let error = match self.offsets_now(&topics, asked) {
+                Ok(answers) => return Ok(answers),
+                Err(error) => error,
+            };
+            // The partitions of a topic that was just made have no leaders yet, or others by now.
+            let passing = matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotFound);
+            if !passing || std::time::Instant::now() >= until || self.check_open().is_err() {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn offsets_now(
+        &self,
+        topics: &[&Arc<TopicMeta>],
+        asked: Asked,
+    ) -> Result<HashMap<String, Vec<i64>>> {
         let mut list = TopicPartitionList::new();
         let mut answers = HashMap::new();
         let asked = match asked {

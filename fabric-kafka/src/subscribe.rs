@@ -281,7 +281,7 @@ impl Reading {
         };
         let fresh = topics.iter().filter(|meta| first.is_none() && !is_known(meta));
         // To begin at a number takes the library no time of its own, unlike to begin at the beginning.
-        let begins = self.connection.offsets(fresh, Asked::Beginning)?;
+        let begins = self.connection.offsets(fresh, Asked::Beginning).unwrap_or_default();
         for meta in topics {
             let Some(topic) = meta.topic.clone() else { continue };
             let lanes = self.lanes.entry(meta.name.clone()).or_default();
