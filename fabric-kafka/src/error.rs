@@ -17,6 +17,7 @@ pub(crate) fn from_kafka(error: &KafkaError) -> Error {
             Error::new(ErrorKind::Config, format!("the client cannot be made: {text}"))
         }
         KafkaError::Canceled => Error::new(ErrorKind::Closed, "the client was closed meanwhile"),
+        KafkaError::AdminOp(code) => return from_code(*code),
         KafkaError::Nul(_) => Error::new(ErrorKind::InvalidTopic, "a name holds a NUL byte"),
         other => match other.rdkafka_error_code() {
             Some(code) => return from_code(code),

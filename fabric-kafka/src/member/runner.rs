@@ -987,8 +987,9 @@ fn take(
 ) -> Option<(Item, Option<Instant>)> {
     let (name, partition, offset) = (record.topic(), record.partition(), record.offset());
     let mut hold = lock(&member.hold);
+    // What was cached may be a lane of before; a record that is passed over here is lost.
     let same = last.as_ref().filter(|last| last.1 == partition && last.0 == name).map(|l| l.2);
-    let id = match same {
+    let id = match same.filter(|id| hold.lanes.contains_key(id)) {
         Some(id) => id,
         None => {
             let id = hold.lane_at(name, partition)?;

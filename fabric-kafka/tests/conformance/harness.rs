@@ -63,7 +63,7 @@ impl KafkaHarness {
         let Self { url, prefix, partitions, .. } = self;
         let joined = if url.contains('?') { '&' } else { '?' };
         format!(
-            "{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms&idle_timeout=5s"
+            "{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms&idle_timeout=25s"
         )
     }
 }

@@ -531,13 +531,13 @@ pub async fn all_outputs_are_kept_or_the_input_is_tried_again(t: &Trial) -> Verd
     ensure_eq!(consumer.status().handled, 0, "inputs that were settled without all their outputs");
     tamper.heal();
     let mut seen = BTreeSet::new();
-    while !seen.iter().any(|topic: &String| topic.ends_with("second")) {
+    // In any order: they are two topics.
+    while seen.len() < 2 {
         let output = outputs.next().await?;
         ensure!(!output.text()?.ends_with("|0"), "a handler that failed published an output");
         seen.insert(output.topic().to_string());
         outputs.ack(output).await?;
     }
-    ensure_eq!(seen.len(), 2, "the topics that outputs reached");
     t.within("a stop", consumer.stop()).await?.map_err(Failure::from)
 }
 
