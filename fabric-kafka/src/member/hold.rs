@@ -335,6 +335,18 @@ impl Hold {
             .collect()
     }
 
+    /// Takes what is to be committed of `lanes`, dirty or not.
+    pub(super) fn take(&mut self, lanes: &[u32], origin: u64) -> Vec<(u32, u64, Progress)> {
+        let mut taken = Vec::new();
+        for id in lanes {
+            if let Some(lane) = self.lanes.get_mut(id) {
+                lane.dirty = false;
+                taken.push((*id, lane.settled, lane.track.progress(origin)));
+            }
+        }
+        taken
+    }
+
     /// A commit was answered.
     pub(super) fn committed(&mut self, lanes: &[(u32, u64)], answer: Result<(), &Error>) {
         for (id, settled) in lanes {

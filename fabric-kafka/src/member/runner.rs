@@ -1,6 +1,6 @@
 //! The thread of one member: it alone speaks to the client library.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use fabric_core::wire::Reader;
 use fabric_core::{
     Chunk, Error, ErrorKind, Event, MAX_CHUNK, NoticeKind, Places, Position, Result, Settler,
 };
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -41,6 +41,8 @@ const MAX_WAITING: usize = 10_000;
 /// Without room for so long a member stops the flow of its partitions, so that it hears what else
 /// there is.
 const STALL: Duration = Duration::from_millis(500);
+/// How long the commit of a partition that moves is tried.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// How long a commit that failed waits for the next.
 const COMMIT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -63,6 +65,8 @@ pub(super) struct Runner {
     /// The lane of the last record.
     last: Option<(String, i32, u32)>,
     commit: Commit,
+    /// What happened while a commit was waited for.
+    later: VecDeque<Happened>,
     pulse: Pulse,
     tick: Duration,
     starving_since: Option<Instant>,
@@ -90,6 +94,8 @@ struct About {
 struct Commit {
     flying: Option<Vec<(u32, u64)>>,
     not_before: Option<Instant>,
+    /// Whether the last answer was an error.
+    failed: bool,
 }
 
 impl Runner {
@@ -148,6 +154,7 @@ impl Runner {
             about: HashMap::new(),
             last: None,
             commit: Commit::default(),
+            later: VecDeque::new(),
             pulse: Pulse::new(tick, grace, Instant::now(), SystemTime::now()),
             tick,
             starving_since: None,
@@ -398,7 +405,7 @@ impl Runner {
 
     /// Deals with what the client library told.
     fn serve(&mut self) -> Result<()> {
-        while let Some(happened) = self.consumer.context().next() {
+        while let Some(happened) = self.later.pop_front().or_else(|| self.consumer.context().next()) {
             match happened {
                 Happened::Assigned(places) => {
                     self.asked = true;
@@ -891,50 +898,59 @@ impl Runner {
         if let Err(error) = &answer {
             tracing::debug!(%error, "a commit is tried again");
             self.commit.not_before = Some(Instant::now() + COMMIT_BACKOFF);
+            self.commit.failed = true;
         }
         lock(&self.member.hold).committed(&lanes, answer.as_ref().copied());
     }
 
-    /// Commits and waits for the answer, in a partition's last moment.
+    /// Commits and waits for the answer, in a partition's last moment; what a broker that does not
+    /// answer leaves open is repeated.
     fn commit_now(&mut self, lanes: &[u32]) {
-        for _ in 0..5 {
+        let until = Instant::now() + LAST_COMMIT;
+        self.await_commit(until);
+        while Instant::now() < until {
             let (list, sent) = {
                 let mut hold = lock(&self.member.hold);
-                for id in lanes {
-                    if let Some(lane) = hold.lanes.get_mut(id) {
-                        lane.dirty = true;
-                    }
-                }
-                let mut dirty = hold.take_dirty(self.origin);
-                let (mine, others) =
-                    dirty.drain(..).partition::<Vec<_>, _>(|d| lanes.contains(&d.0));
-                for (id, ..) in others {
-                    if let Some(lane) = hold.lanes.get_mut(&id) {
-                        lane.dirty = true;
-                    }
-                }
-                let sent: Vec<(u32, u64)> = mine.iter().map(|(id, seq, _)| (*id, *seq)).collect();
-                (list_of(&hold, &mine), sent)
+                let sent = hold.take(lanes, self.origin);
+                let list = list_of(&hold, &sent);
+                (list, sent.iter().map(|(id, seq, _)| (*id, *seq)).collect())
             };
             if list.count() == 0 {
                 return;
             }
-            let answer = self.consumer.commit(&list, CommitMode::Sync);
-            let again = matches!(
-                answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
-                Some(
-                    Code::RebalanceInProgress
-                        | Code::CoordinatorLoadInProgress
-                        | Code::NotCoordinator
-                )
-            );
-            let answer = answer.map_err(|error| from_kafka(&error));
-            lock(&self.member.hold).committed(&sent, answer.as_ref().copied());
-            if !again {
+            self.commit.flying = Some(sent);
+            self.commit.failed = false;
+            if let Err(error) = sys::commit(self.consumer.client(), &list) {
+                self.committed(Err(error));
+            }
+            self.await_commit(until);
+            if !self.commit.failed {
                 return;
             }
             std::thread::sleep(COMMIT_BACKOFF);
         }
+    }
+
+    /// Waits for the answer to a commit that is under way.
+    fn await_commit(&mut self, until: Instant) {
+        let member = Arc::clone(&self.member);
+        while self.commit.flying.is_some() && Instant::now() < until {
+            let Self { consumer, reader, about, last, known, .. } = self;
+            if let Some(Ok(record)) = consumer.poll(Duration::from_millis(5))
+                && let Some((item, due)) = take(&member, known, about, last, reader, &record)
+            {
+                let due = due.unwrap_or_else(Instant::now);
+                lock(&member.hold).waiting.push(due, item);
+            }
+            while let Some(happened) = self.consumer.context().next() {
+                match happened {
+                    Happened::Committed(answer) => self.committed(answer),
+                    // It has its turn.
+                    other => self.later.push_back(other),
+                }
+            }
+        }
+        self.commit.flying = None;
     }
 
     /// Commits everything before the member leaves.

@@ -75,7 +75,8 @@ async fn connect(dsn: String) -> Result<Fabric> {
 impl Harness for KafkaHarness {
     fn prepare(&mut self, case: &Case) {
         let harmful = [Tool::Broker, Tool::Fault];
-        if case.tools.iter().any(|tool| harmful.contains(tool)) && env::var(PREFIX).is_err() {
+        let harms = case.tools.iter().any(|tool| harmful.contains(tool));
+        if harms && self.partitions == 1 && env::var(PREFIX).is_err() {
             self.own();
         } else {
             self.url = env::var(URL).unwrap_or_else(|_| shared().unwrap().url());
@@ -113,6 +114,9 @@ impl Harness for KafkaHarness {
     fn without(&self, case: &Case) -> Option<&'static str> {
         let lacks = |tool| case.tools.contains(&tool);
         match case {
+            _ if self.partitions > 1 && (lacks(Tool::Broker) || lacks(Tool::Fault)) => {
+                Some("the cases with faults run with topics of one partition")
+            }
             _ if lacks(Tool::TopicBound) => Some(
                 "a topic is bounded by the broker's retention alone, which looks every few minutes",
             ),
