@@ -405,7 +405,8 @@ impl Runner {
 
     /// Deals with what the client library told.
     fn serve(&mut self) -> Result<()> {
-        while let Some(happened) = self.later.pop_front().or_else(|| self.consumer.context().next()) {
+        while let Some(happened) = self.later.pop_front().or_else(|| self.consumer.context().next())
+        {
             match happened {
                 Happened::Assigned(places) => {
                     self.asked = true;
