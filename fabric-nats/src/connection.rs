@@ -292,6 +292,7 @@ impl Link {
         F: Future<Output = Result<()>> + Send,
     {
         let mut pause = Backoff::new(self.config.reconnect_max);
+        let mut is_told = false;
         loop {
             tokio::time::sleep(pause.next()).await;
             let restored = match self.dial().await {
@@ -300,6 +301,11 @@ impl Link {
             };
             match restored {
                 Ok(epoch) => return epoch,
+                // That is no outage, and waiting does not mend it: somebody has to know.
+                Err(error) if error.kind() == ErrorKind::Unauthorized && !is_told => {
+                    is_told = true;
+                    self.notices.send(NoticeKind::Lost { error });
+                }
                 Err(error) => tracing::debug!(%error, "no connection yet"),
             }
         }

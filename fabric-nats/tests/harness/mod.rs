@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use fabric_core::conformance::{
-    BrokerCtl, Case, ChildCtl, DiskCtl, FaultCtl, Harness, Timing, Tool,
+    BrokerCtl, Case, ChildCtl, DiskCtl, FaultCtl, Harness, RightsCtl, Timing, Tool,
 };
 use fabric_core::{Fabric, Result};
 
@@ -103,14 +103,17 @@ impl Harness for NatsHarness {
         self.own.as_ref()?.disk.as_ref().map(|disk| disk as _)
     }
 
+    fn rights(&self) -> Option<&dyn RightsCtl> {
+        self.own.as_ref()?.rights.as_ref().map(|rights| rights as _)
+    }
+
     fn without(&self, case: &Case) -> Option<&'static str> {
         if self.limited {
             return Some("harm does not depend on rights: the other runs have it");
         }
         case.tools.iter().find_map(|tool| match tool {
             Tool::TopicBound => Some("a stream bounds its topics together, and drops what is old"),
-            Tool::Disk if self.nodes > 1 => Some("shown on one server"),
-            Tool::Rights => Some("everybody may do everything on the servers of these tests"),
+            Tool::Disk | Tool::Rights if self.nodes > 1 => Some("shown on one server"),
             _ => None,
         })
     }

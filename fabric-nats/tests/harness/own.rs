@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use fabric_brokers::conformance::{Control, Link};
-use fabric_brokers::nats::{Cluster, Options, Server};
+use fabric_brokers::nats::{Access, Cluster, Options, Server, User};
 use fabric_brokers::{Broker, Disk, Proxy};
-use fabric_core::conformance::{BrokerCtl, Case, ChildCtl, Copies, DiskCtl, FaultCtl, Tool};
+use fabric_core::conformance::{
+    BrokerCtl, Case, ChildCtl, Copies, DiskCtl, FaultCtl, RightsCtl, Tool,
+};
 use fabric_core::{Dsn, Error, ErrorKind, Fabric, Result};
 use fabric_nats::Nats;
 use futures_core::future::BoxFuture;
@@ -21,6 +23,7 @@ pub(crate) struct Own {
     pub(crate) link: Link,
     pub(crate) children: Copies,
     pub(crate) disk: Option<FullDisk>,
+    pub(crate) rights: Option<Rights>,
 }
 
 impl Own {
@@ -43,12 +46,20 @@ impl Own {
         if let Some(disk) = &disk {
             setup = setup.disk(Arc::clone(disk));
         }
+        let rights = case.tools.contains(&Tool::Rights);
+        if rights {
+            setup = setup.access(Access::Users(vec![everything(), ada()]));
+        }
         let server = Arc::new(Server::behind(&proxies[0], setup).unwrap());
-        let direct = format!("nats://{}", server.address());
+        let login = if rights { "all:all@" } else { "" };
+        let direct = format!("nats://{login}{}", server.address());
         let through = format!("nats://{}", proxies[0].address());
         let options = format!("{options}&{PATIENT}");
+        let (proxy, ada) = (Arc::clone(&proxies[0]), through.replace("//", "//ada:secret@"));
+        let url = format!("{ada}?{options}");
         let mut own = Self::over(Arc::clone(&server), proxies, &direct, &through, &options);
-        own.disk = disk.map(|disk| FullDisk { disk, server });
+        own.disk = disk.map(|disk| FullDisk { disk, server: Arc::clone(&server) });
+        own.rights = rights.then_some(Rights { server, proxy, url });
         own
     }
 
@@ -69,6 +80,7 @@ impl Own {
             }),
             children: Copies::new().with_env("FABRIC_TEST_NATS_URL", direct),
             disk: None,
+            rights: None,
         }
     }
 
@@ -111,6 +123,53 @@ impl DiskCtl for FullDisk {
                 .map_err(|panic| Error::new(ErrorKind::Backend, panic.to_string()))?
                 .map_err(|error| failed(&error))
         })
+    }
+}
+
+fn everything() -> User {
+    User::new("all", "all")
+}
+
+fn ada() -> User {
+    User::new("ada", "secret")
+}
+
+/// A user whose rights are taken and given back without a restart.
+pub(crate) struct Rights {
+    server: Arc<Server>,
+    proxy: Arc<Proxy>,
+    url: String,
+}
+
+impl Rights {
+    /// The server looks at a user's rights when he comes, so he has to come again.
+    fn set(&self, user: User) -> BoxFuture<'_, Result<()>> {
+        let users = Access::Users(vec![everything(), user]);
+        let (server, proxy) = (Arc::clone(&self.server), Arc::clone(&self.proxy));
+        Box::pin(async move {
+            let set = tokio::task::spawn_blocking(move || {
+                server.reload(|options| options.access(users))?;
+                proxy.reset();
+                Ok(())
+            });
+            let set = set.await;
+            set.map_err(|panic| Error::new(ErrorKind::Backend, panic.to_string()))?
+                .map_err(|error| failed(&error))
+        })
+    }
+}
+
+impl RightsCtl for Rights {
+    fn open(&self) -> BoxFuture<'_, Result<Fabric>> {
+        Box::pin(connect(&self.url))
+    }
+
+    fn revoke(&self) -> BoxFuture<'_, Result<()>> {
+        self.set(ada().powerless())
+    }
+
+    fn grant(&self) -> BoxFuture<'_, Result<()>> {
+        self.set(ada())
     }
 }
 

@@ -256,7 +256,7 @@ pub async fn revoked_rights_are_told_and_make_no_storm(t: &Trial) -> Verdict {
     publisher.send(&topic).await?;
     reader.ack_many(1).await?;
     rights.revoke().await?;
-    told_of_rights(t, &mut publisher, &topic, &mut notices).await?;
+    let ended = told_of_rights(t, &mut publisher, &topic, &mut reader, &mut notices).await?;
     let before = fault.links();
     t.wait(t.timing().outage).await;
     let (opened, bytes) = {
@@ -269,7 +269,19 @@ pub async fn revoked_rights_are_told_and_make_no_storm(t: &Trial) -> Verdict {
         "{opened} connections, {bytes} bytes for nothing"
     );
     rights.grant().await?;
-    hears_or_ends(t, &mut publisher, &topic, &mut reader).await?;
+    if ended || !hears_or_ends(t, &mut publisher, &topic, &mut reader).await? {
+        let until = Instant::now() + t.timing().patience;
+        let again = loop {
+            match t.within("subscribing with rights", client.subscribe(&topic)).await? {
+                Ok(again) => break again,
+                // It has not come in again yet.
+                Err(error) => ensure!(Instant::now() < until, "with rights again: {error:#}"),
+            }
+            t.wait(Duration::from_millis(50)).await;
+        };
+        reader = t.reader(again, "plain", "again");
+        hears_or_ends(t, &mut publisher, &topic, &mut reader).await?;
+    }
     let draft = publisher.draft(&topic);
     t.within("a publish with rights", publisher.publish(draft)).await??;
     t.check("plain").nothing_unexpected()?;
@@ -277,30 +289,36 @@ pub async fn revoked_rights_are_told_and_make_no_storm(t: &Trial) -> Verdict {
     Ok(())
 }
 
-/// Waits until a publish answers, or a notice says, that the rights are gone.
+/// Waits until a publish or a notice says that the rights are gone, or the subscription does, which
+/// may be its end (true).
 async fn told_of_rights(
     t: &Trial,
     publisher: &mut Publisher,
     topic: &Topic,
+    reader: &mut Reader,
     notices: &mut Notices,
-) -> Verdict {
+) -> Verdict<bool> {
     let until = Instant::now() + t.timing().patience;
     let mut last = None;
     while Instant::now() < until {
         let draft = publisher.draft(topic);
         match timeout(t.timing().quiet, publisher.publish(draft)).await {
-            Ok(Err(error)) if error.kind() == ErrorKind::Unauthorized => return Ok(()),
+            Ok(Err(error)) if error.kind() == ErrorKind::Unauthorized => return Ok(false),
             other => last = Some(format!("{other:?}")),
         }
         while let Some(notice) = notices.try_next() {
             match notice.kind {
                 NoticeKind::Lost { error } if error.kind() == ErrorKind::Unauthorized => {
-                    return Ok(());
+                    return Ok(false);
                 }
                 _ => {}
             }
         }
-        t.wait(Duration::from_millis(50)).await;
+        match reader.soon().await {
+            Some(Some(Err(error))) if error.kind() == ErrorKind::Unauthorized => return Ok(true),
+            Some(None) => return Err(Failure::new("a subscription ended and did not say why")),
+            _ => {}
+        }
     }
     Err(Failure::new(format!("nobody told that the rights are gone; the last answer: {last:?}")))
 }
