@@ -188,7 +188,8 @@ pub async fn a_slow_link_is_not_given_up(t: &Trial) -> Verdict {
 pub async fn a_link_cut_midway_mixes_no_events(t: &Trial) -> Verdict {
     let fault = t.fault()?;
     let size = t.caps().max_payload.map_or(256 * 1024, |most| most.min(256 * 1024));
-    let setup = Setup { publishers: 4, size, ..Setup::default() };
+    let pace = Duration::from_millis(50);
+    let setup = Setup { publishers: 4, size, pace, ..Setup::default() };
     let load = Load::begin(t, setup, &|| fault.open()).await?;
     let mut chance = chance();
     for _ in 0..20 {
