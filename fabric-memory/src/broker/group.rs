@@ -468,46 +468,25 @@ impl GroupState {
     ) -> Option<(usize, u64, usize, u32)> {
         let members = self.takers.max(1);
         let ignore_priority = streams.has_bug(Bug::PriorityIgnored);
-        while let Some(slot) = self.tracks.front() {
-            let ready = self.tracks.ready_len();
-            let track = &mut self.tracks.list[slot];
-            let stream = streams.stream(track.stream);
-            self.lagged += track.settle_cursor(stream);
-            let limit = track.limit(stream).min(track.next_skip());
-            if track.cursor >= limit {
-                if track.cursor >= track.limit(stream) {
-                    self.tracks.exhaust_front();
-                }
-                continue;
-            }
-            let available = (limit - track.cursor) as usize;
-            let share = available.div_ceil(members).min(credit).min(MAX_CHUNK);
-            let first = track.cursor;
-            let Some(segment) = stream.segment_of(first) else {
-                self.tracks.exhaust_front();
-                continue;
-            };
-            let from = (first - segment.base) as usize;
-            let most = share.min(segment.events.len() - from);
+        while let Some(next) = self.tracks.next(streams, &mut self.lagged) {
+            let (slot, first, segment) = (next.slot, next.first, next.segment);
+            let share = next.available.div_ceil(members).min(credit).min(MAX_CHUNK);
+            let events = next.events(share);
             let plain = !segment.mixed || ignore_priority;
-            let takes = |event: &Event| {
+            let takes = |event: &&Event| {
                 (plain || event.priority() == Priority::Normal) && !is_expired(event, wall)
             };
             let run = if plain && !segment.expires {
-                most
+                events.len()
             } else {
-                segment.events[from..from + most].iter().take_while(|event| takes(event)).count()
+                events.iter().take_while(takes).count()
             };
             if run > 0 {
-                track.cursor += run as u64;
-                if ready > 1 {
-                    self.tracks.rotate();
-                }
+                self.tracks.take(slot, run);
                 return Some((slot, first, run, 0));
             }
-            let priority = segment.events[from].priority();
-            let expired = is_expired(&segment.events[from], wall);
-            track.cursor += 1;
+            let (priority, expired) = (events[0].priority(), is_expired(&events[0], wall));
+            self.tracks.list[slot].cursor += 1;
             self.skipped |= expired;
             if priority == Priority::Low && !expired {
                 self.hold((slot, first), 0, Queue::Low);

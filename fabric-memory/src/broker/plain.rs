@@ -104,39 +104,19 @@ impl Plain {
     }
 
     fn pick(&mut self, streams: &mut Streams, wall: Timestamp) -> Option<(usize, u64, usize)> {
-        while let Some(slot) = self.tracks.front() {
-            let ready = self.tracks.ready_len();
-            let track = &mut self.tracks.list[slot];
-            let stream = streams.stream(track.stream);
-            self.lagged += track.settle_cursor(stream);
-            let limit = track.limit(stream).min(track.next_skip());
-            if track.cursor >= limit {
-                if track.cursor >= track.limit(stream) {
-                    self.tracks.exhaust_front();
-                }
-                continue;
-            }
-            let first = track.cursor;
-            let Some(segment) = stream.segment_of(first) else {
-                self.tracks.exhaust_front();
-                continue;
-            };
-            let from = (first - segment.base) as usize;
-            let most = ((limit - first) as usize).min(segment.events.len() - from).min(MAX_CHUNK);
+        while let Some(next) = self.tracks.next(streams, &mut self.lagged) {
+            let (slot, first, events) = (next.slot, next.first, next.events(MAX_CHUNK));
             let fresh = |event: &&Event| !is_expired(event, wall);
-            let run = if segment.expires {
-                segment.events[from..from + most].iter().take_while(fresh).count()
+            let run = if next.segment.expires {
+                events.iter().take_while(fresh).count()
             } else {
-                most
+                events.len()
             };
             if run > 0 {
-                track.cursor += run as u64;
-                if ready > 1 {
-                    self.tracks.rotate();
-                }
+                self.tracks.take(slot, run);
                 return Some((slot, first, run));
             }
-            track.cursor += 1;
+            self.tracks.list[slot].cursor += 1;
         }
         None
     }

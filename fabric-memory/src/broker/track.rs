@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use fabric_core::Event;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::stream::Stream;
+use super::Streams;
+use super::stream::{Segment, Stream};
 
 /// One reader's place in one topic.
 #[derive(Debug)]
@@ -97,6 +99,25 @@ impl Track {
     }
 }
 
+/// What a reader reads next: where, from which number on, how many that are not left out, and the
+/// segment in which it lies.
+#[derive(Debug)]
+pub(crate) struct Next<'a> {
+    pub(crate) slot: usize,
+    pub(crate) first: u64,
+    pub(crate) available: usize,
+    pub(crate) segment: &'a Segment,
+}
+
+impl Next<'_> {
+    /// Its events in this segment, no more than `most`.
+    pub(crate) fn events(&self, most: usize) -> &[Event] {
+        let from = (self.first - self.segment.base) as usize;
+        let count = most.min(self.available).min(self.segment.events.len() - from);
+        &self.segment.events[from..from + count]
+    }
+}
+
 /// One reader's places.
 #[derive(Debug, Default)]
 pub(crate) struct Tracks {
@@ -137,24 +158,54 @@ impl Tracks {
     }
 
     /// The slot whose turn it is.
-    pub(crate) fn front(&self) -> Option<usize> {
+    fn front(&self) -> Option<usize> {
         self.ready.front().copied()
     }
 
-    /// How many slots may have something.
-    pub(crate) fn ready_len(&self) -> usize {
-        self.ready.len()
+    /// What is next in the slot whose turn it is; slots with nothing to read lose their turn. Adds
+    /// what was gone to `lagged`.
+    pub(crate) fn next<'a>(
+        &mut self,
+        streams: &'a mut Streams,
+        lagged: &mut u64,
+    ) -> Option<Next<'a>> {
+        loop {
+            let slot = self.front()?;
+            let track = &mut self.list[slot];
+            let index = track.stream;
+            let stream = streams.stream(index);
+            *lagged += track.settle_cursor(stream);
+            let end = track.limit(stream);
+            let limit = end.min(track.next_skip());
+            let first = track.cursor;
+            if first < limit && stream.segment_of(first).is_some() {
+                let available = (limit - first) as usize;
+                let segment = streams.stream(index).segment_of(first)?;
+                return Some(Next { slot, first, available, segment });
+            }
+            if first >= end || first < limit {
+                self.exhaust_front();
+            }
+        }
+    }
+
+    /// Takes `count` of what is next; another slot has its turn where one waits.
+    pub(crate) fn take(&mut self, slot: usize, count: usize) {
+        self.list[slot].cursor += count as u64;
+        if self.ready.len() > 1 {
+            self.rotate();
+        }
     }
 
     /// Takes the front slot off: there is nothing to read in it.
-    pub(crate) fn exhaust_front(&mut self) {
+    fn exhaust_front(&mut self) {
         if let Some(slot) = self.ready.pop_front() {
             self.list[slot].ready = false;
         }
     }
 
     /// Lets the next slot have its turn.
-    pub(crate) fn rotate(&mut self) {
+    fn rotate(&mut self) {
         if let Some(slot) = self.ready.pop_front() {
             self.ready.push_back(slot);
         }
@@ -163,7 +214,7 @@ impl Tracks {
 
 #[cfg(test)]
 mod tests {
-    use fabric_core::{Event, Timestamp, Topic};
+    use fabric_core::{Timestamp, Topic};
 
     use super::super::stream::Bounds;
     use super::*;
