@@ -8,8 +8,12 @@ use fabric_core::{Error, ErrorKind, Result, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::error::{self, ApiError, Failure};
+
+/// How long the answer to a look may take before it is asked for once more.
+const TRY: Duration = Duration::from_secs(2);
 
 /// The way to JetStream of one connection.
 #[derive(Clone, Debug)]
@@ -169,7 +173,7 @@ pub(crate) enum Action {
 
 impl Api {
     pub(crate) async fn stream(&self, name: &str) -> Result<StreamInfo> {
-        self.ask(&format!("STREAM.INFO.{name}"), &()).await
+        self.look(&format!("STREAM.INFO.{name}")).await
     }
 
     /// A stream with how many events lie at each subject that `filter` matches.
@@ -230,7 +234,7 @@ impl Api {
     }
 
     pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<ConsumerInfo> {
-        self.ask(&format!("CONSUMER.INFO.{stream}.{name}"), &()).await
+        self.look(&format!("CONSUMER.INFO.{stream}.{name}")).await
     }
 
     pub(crate) async fn delete_consumer(&self, stream: &str, name: &str) -> Result<()> {
@@ -261,6 +265,20 @@ impl Api {
     /// Where a pull for a consumer goes.
     pub(crate) fn next(&self, stream: &str, consumer: &str) -> String {
         format!("{}.CONSUMER.MSG.NEXT.{stream}.{consumer}", self.root)
+    }
+
+    /// Asks what changes nothing, and once more where no answer comes: while a cluster chooses who
+    /// answers, nobody does.
+    async fn look<T: DeserializeOwned>(&self, what: &str) -> Result<T> {
+        let began = Instant::now();
+        let tries = Self { timeout: self.timeout.min(TRY), ..self.clone() };
+        loop {
+            match tries.ask(what, &()).await {
+                Err(error)
+                    if error.kind() == ErrorKind::Timeout && began.elapsed() < self.timeout => {}
+                answer => return answer,
+            }
+        }
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use fabric_core::{
     AdminBackend, Batch, Confirms, Error, ErrorKind, Group, GroupDefinition, GroupInfo,
@@ -74,18 +75,16 @@ impl GroupsBackend for Nats {
         let epoch = hub.link.up_soon().await?;
         let stored = hub.group(&epoch, group).await?;
         let members = hub.count_members(&epoch, group).await?;
-        let (mut undelivered, mut pending) = (0, 0);
-        for filter in hub.layout.filters(&stored.definition.patterns, Some(group))? {
-            let name = &hub.layout.streams[filter.stream].name;
-            match epoch.api.consumer(name, group.as_str()).await {
-                Ok(info) => {
-                    undelivered += info.num_pending;
-                    pending += info.num_ack_pending;
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        let mut figures = hub.lag(&epoch, group, &stored.definition.patterns).await?;
+        // Of several servers the one that keeps the group hears of events a little later.
+        for _ in 0..if hub.config.replicas > 1 { SETTLES } else { 0 } {
+            tokio::time::sleep(SETTLE).await;
+            let again = hub.lag(&epoch, group, &stored.definition.patterns).await?;
+            if again == std::mem::replace(&mut figures, again) {
+                break;
             }
         }
+        let (undelivered, pending) = figures;
         let topic = of_one_topic(&stored.definition.patterns)?;
         let lag = vec![TopicLag::new(topic, undelivered, pending)];
         Ok(GroupInfo::new(group.clone(), stored.definition, members, lag))
@@ -162,7 +161,28 @@ impl AdminBackend for Nats {
     }
 }
 
+/// How often figures of several servers are asked for until they stay the same, and how far apart.
+const SETTLES: usize = 10;
+const SETTLE: Duration = Duration::from_millis(30);
+
 impl Hub {
+    /// How many events a group did not get yet, and how many its members hold.
+    async fn lag(&self, epoch: &Epoch, group: &Group, patterns: &Patterns) -> Result<(u64, u64)> {
+        let (mut undelivered, mut pending) = (0, 0);
+        for filter in self.layout.filters(patterns, Some(group))? {
+            let name = &self.layout.streams[filter.stream].name;
+            match epoch.api.consumer(name, group.as_str()).await {
+                Ok(info) => {
+                    undelivered += info.num_pending;
+                    pending += info.num_ack_pending;
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((undelivered, pending))
+    }
+
     /// The topics of a stream that match, with how many events each has.
     pub(crate) async fn topics_of(
         &self,
