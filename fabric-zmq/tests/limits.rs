@@ -1,0 +1,88 @@
+//! Bounds that a user sets, and what is counted: batches, connections, late answers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+mod support;
+
+use std::time::Duration;
+
+use fabric_core::{ErrorKind, Event, Fabric};
+use fabric_zmq::broker::{Broker, BrokerConfig, BrokerStats};
+use fabric_zmq::{Zmq, ZmqConfig};
+
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+async fn open(config: ZmqConfig) -> Fabric {
+    Fabric::new(Zmq::open(config).await.unwrap())
+}
+
+/// What the broker counts, once it is as it should be.
+async fn counted(broker: &Broker, right: impl Fn(&BrokerStats) -> bool) -> BrokerStats {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        loop {
+            let stats = broker.stats();
+            if right(&stats) {
+                return stats;
+            }
+            looks.tick().await;
+        }
+    };
+    let found = tokio::time::timeout(WATCHDOG, looking).await;
+    found.unwrap_or_else(|_| panic!("{:?}", broker.stats()))
+}
+
+/// Events of one topic that come within the linger share messages, up to the bound, in order; a flush
+/// sends what waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_events_share_messages() {
+    let broker = support::broker();
+    let config = ZmqConfig::brokers([broker.address()]).with_linger(WATCHDOG).with_batch_count(10);
+    let fabric = open(config).await;
+    let mut events = fabric.subscribe("batch.*").await.unwrap();
+    for n in 0..95 {
+        fabric.publish(Event::to("batch.a").text(n.to_string())).await.unwrap();
+    }
+    fabric.flush().await.unwrap();
+    for n in 0..95 {
+        let event = tokio::time::timeout(WATCHDOG, events.recv()).await.unwrap();
+        assert_eq!(event.unwrap().unwrap().text().unwrap(), n.to_string());
+    }
+    let stats = counted(&broker, |stats| stats.events == 95).await;
+    assert_eq!(stats.messages - stats.control, 10, "{stats:?}");
+}
+
+/// One more connection than allowed is not let in, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_lets_in_as_many_as_it_was_told() {
+    let config = BrokerConfig::new("tcp://127.0.0.1:*", "tcp://127.0.0.1:*");
+    let broker = Broker::start(&config.with_max_connections(Some(1))).unwrap();
+    let config = ZmqConfig::brokers([broker.address()]);
+    let first = open(config.clone()).await;
+    counted(&broker, |stats| stats.publishers == 1 && stats.subscribers == 1).await;
+    let second = Zmq::open(config.with_connect_timeout(Duration::from_secs(1))).await;
+    let error = second.unwrap_err();
+    let kinds = [ErrorKind::Connect, ErrorKind::Unauthorized];
+    assert!(kinds.contains(&error.kind()), "{error}");
+    counted(&broker, |stats| stats.refused > 0).await;
+    assert!(first.health().await.is_up());
+}
+
+/// An answer that comes after its request gave up is dropped, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_is_counted() {
+    let broker = support::broker();
+    let fabric = open(ZmqConfig::brokers([broker.address()])).await;
+    let mut requests = fabric.responder("slow").serve("ask").await.unwrap();
+    let asking = fabric.request(Event::to("ask").text("?")).timeout(Duration::from_millis(200));
+    let error = asking.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    let request = tokio::time::timeout(WATCHDOG, requests.recv()).await.unwrap();
+    request.unwrap().unwrap().reply(Event::to("ask").text("!")).await.unwrap();
+    let seen = async {
+        while fabric.health().await.details["late answers"] != "1" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WATCHDOG, seen).await.unwrap();
+}
