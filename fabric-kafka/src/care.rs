@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fabric_core::{
     AdminBackend, Batch, Confirms, Error, ErrorKind, Event, Group, GroupDefinition, GroupInfo,
@@ -21,6 +22,9 @@ use crate::places::{Offsets, ends};
 use crate::progress::Progress;
 use crate::record::Copied;
 use crate::settle::bucket;
+
+/// How long a commit takes on its way.
+const COMMITTED: Duration = Duration::from_millis(50);
 
 impl Connection {
     /// Lets somebody into a group, which is made if it is not there.
@@ -134,7 +138,7 @@ impl Connection {
         let until = std::time::Instant::now() + patience;
         while self.members(group)? > 0 && std::time::Instant::now() < until {
             // The broker tells nobody when a member leaves.
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
@@ -315,6 +319,8 @@ impl GroupsBackend for Kafka {
         let known = connection.living(group).await?;
         let definition = known.definition.clone().ok_or_else(|| gone(group))?;
         let name = group.clone();
+        // What members have acked before this call is committed by then, unless they are in trouble.
+        tokio::time::sleep(2 * connection.config.commit_interval + COMMITTED).await;
         connection
             .blocking(move |connection| {
                 let members = connection.members(&connection.names.group(&name))?;

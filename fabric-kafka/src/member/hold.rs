@@ -128,6 +128,10 @@ impl Hold {
         faults: Vec<(usize, Error)>,
     ) {
         self.held += offsets.len();
+        // How far was read is worth knowing too.
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.dirty = true;
+        }
         let chunk = Arc::clone(chunk);
         let out = Out { lane, offsets, faults, leased: 0, dropped: 0, chunk };
         self.out.insert(out.chunk.token(), out);
