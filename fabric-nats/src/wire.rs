@@ -79,11 +79,11 @@ impl Writer<'_> {
             None => self.layout.subject(event.topic()),
         };
         let due = route.due.filter(|due| *due > Timestamp::now());
+        let (headers, payload) = self.contents(event, route, due, &target)?;
         let subject = match due {
             Some(_) => self.layout.due(EventId::generate().to_string().as_str()),
-            None => target.clone(),
+            None => target,
         };
-        let (headers, payload) = self.contents(event, route, due, &target)?;
         Ok(Outgoing { subject, headers, payload })
     }
 
