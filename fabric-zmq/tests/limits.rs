@@ -17,7 +17,10 @@ async fn open(config: ZmqConfig) -> Fabric {
 }
 
 /// What the broker counts, once it is as it should be.
-async fn counted(broker: &Broker, right: impl Fn(&BrokerStats) -> bool + Send) -> BrokerStats {
+async fn counted(
+    broker: &Broker,
+    right: impl Fn(&BrokerStats) -> bool + Send + Sync,
+) -> BrokerStats {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let looking = async {
         loop {
