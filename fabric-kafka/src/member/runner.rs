@@ -598,6 +598,8 @@ impl Runner {
         let full =
             room == 0 || lock(&member.hold).waiting.len() >= MAX_WAITING || member.is_leaving();
         self.flow(full, now.instant)?;
+        // Before the next record: one that was given back in place may have to come first.
+        self.bound_spans()?;
         let (mut empty, mut silent) = (full, 0);
         let mut far = Vec::new();
         while !empty && room > 0 && items.len() < MAX_CHUNK {
@@ -631,7 +633,6 @@ impl Runner {
         }
         let any = !items.is_empty();
         self.hand_out(items, now);
-        self.bound_spans()?;
         Ok(any || !empty)
     }
 
