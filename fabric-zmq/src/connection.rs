@@ -1,8 +1,8 @@
 //! One client: its two sockets, the tasks that drive them, and whom they are connected to.
 //!
 //! libzmq wants each socket entered by one thread at a time, and entered at all if it is to answer.
-//! A thread of its own per socket would do that, and cost every event a hop to it and one back,
-//! twice the latency of a small event on an idle host. So the sockets lie behind a lock: a publisher
+//! A thread of its own per socket would do that, and cost every event a hop to it and one back. So
+//! the sockets lie behind a lock: a publisher
 //! sends in its own task, without a hop, and one task per socket waits for libzmq's signal as any
 //! other I/O of tokio does and takes what has come. `tmq` does the same, but owns its socket: a
 //! publisher would wait for a task that reads the subscriptions, and neither options nor the monitor

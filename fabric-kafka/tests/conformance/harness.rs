@@ -124,7 +124,7 @@ impl Harness for KafkaHarness {
                 Some("Kafka has no answer to a full disk: it halts the broker")
             }
             _ if lacks(Tool::Rights) => {
-                Some("rights are tested beside the suite, on a broker with users")
+                Some("there is no broker with users and access rules for the suite yet")
             }
             _ if lacks(Tool::DedupWindow) => Some("Kafka recognises no ids"),
             _ => None,
