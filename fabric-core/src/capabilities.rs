@@ -350,7 +350,7 @@ mod tests {
         assert!(caps.demand(Ability::Groups, "zmq").is_ok());
         let error = caps.demand(Ability::Replay, "zmq").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(error.to_string(), "zmq: `zmq` cannot do replay (ability: Replay)");
+        assert_eq!(error.to_string(), "`zmq` cannot do replay (ability: Replay)");
         let unknown = caps.with(Ability::Durable, Support::Unknown);
         assert!(unknown.demand(Ability::Durable, "redis").is_err());
     }
