@@ -48,6 +48,10 @@ const BACKENDS: &[Backend] = &[
     Backend { name: "ucx", needs: Needs::Help, build: &[] },
 ];
 
+/// Backends on which the conformance suite does not hold as a whole yet: it runs by their name, and a run
+/// of everything says that it leaves it out.
+const UNSETTLED: &[&str] = &["kafka"];
+
 /// The sources of libzmq come with the binding.
 const LIBZMQ: &[BuildNeed] = &[BuildNeed::Program("c++", "g++")];
 
@@ -148,6 +152,11 @@ impl Backend {
         matches!(self.needs, Needs::Nothing(_))
     }
 
+    /// Whether a run of everything holds it to the conformance suite.
+    pub(crate) fn is_settled(&self) -> bool {
+        !UNSETTLED.contains(&self.name)
+    }
+
     /// Whether this program can start its broker.
     pub(crate) const fn has_broker(&self) -> bool {
         matches!(self.needs, Needs::Broker(_))
@@ -237,6 +246,12 @@ mod tests {
     fn memory_is_built_with_nothing_else() {
         assert!(find("memory").unwrap().build.is_empty());
         assert!(make_buildable([find("memory").unwrap()]).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_settled_is_a_backend() {
+        assert!(UNSETTLED.iter().all(|name| find(name).is_ok_and(|backend| !backend.is_settled())));
+        assert!(find("memory").unwrap().is_settled());
     }
 
     #[test]
