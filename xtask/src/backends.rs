@@ -157,6 +157,11 @@ impl Backend {
         !UNSETTLED.contains(&self.name)
     }
 
+    /// Whether it keeps nothing, so that what needs a store is refused.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.name, "zmq" | "ucx")
+    }
+
     /// Whether this program can start its broker.
     pub(crate) const fn has_broker(&self) -> bool {
         matches!(self.needs, Needs::Broker(_))

@@ -25,6 +25,9 @@ const ON_BROKERS: &[&str] = &[
     "saga",
 ];
 
+/// What has to run unchanged where events are live: no groups, no history, no prefix.
+const ON_LIVE: &[&str] = &["quickstart", "request_reply"];
+
 /// Far more than any example needs; one that hangs must not hang us.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -53,23 +56,31 @@ pub(crate) fn run_all(workspace: &Workspace, features: &str, steps: &mut Steps) 
 }
 
 /// Runs the quickstart and the examples of consumers against one backend, each below a prefix of its
-/// own, so that none finds what another left.
+/// own, so that none finds what another left; the quickstart alone unless `whole`.
 pub(crate) fn run_on(
     workspace: &Workspace,
     backend: &Backend,
     url: &str,
+    whole: bool,
     steps: &mut Steps,
 ) -> Result<()> {
     let fabric = workspace.expect_member("fabric")?;
     let names = fabric.targets("examples")?;
-    if let Some(stale) = ON_BROKERS.iter().find(|name| !names.iter().any(|n| n == *name)) {
+    let mut listed = ON_BROKERS.iter().chain(ON_LIVE);
+    if let Some(stale) = listed.find(|name| !names.iter().any(|n| n == *name)) {
         return Err(Error::new(format!("`{stale}` is to run on brokers and is no example")));
     }
     let own = backends::features_without_needs(&fabric.features).join(",");
     let features = format!("--features {own},{}", backend.name);
-    for name in ON_BROKERS {
+    let chosen = match (backend.is_live(), whole) {
+        (true, _) => ON_LIVE,
+        (false, true) => ON_BROKERS,
+        (false, false) => &ON_BROKERS[..1],
+    };
+    for name in chosen {
         let separator = if url.contains('?') { '&' } else { '?' };
-        let url = format!("{url}{separator}prefix=example-{}", name.replace('_', "-"));
+        let prefix = format!("{separator}prefix=example-{}", name.replace('_', "-"));
+        let url = if backend.is_live() { url.to_owned() } else { format!("{url}{prefix}") };
         steps.run(&format!("example {name} on {}", backend.name), || {
             run_one(workspace, &features, name, &url)
         });

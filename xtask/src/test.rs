@@ -106,7 +106,7 @@ fn one_with_broker(
         more_of_zmq(workspace, steps);
     }
     match running {
-        Some(running) => examples::run_on(workspace, backend, &running.url, steps),
+        Some(running) => examples::run_on(workspace, backend, &running.url, whole, steps),
         None => {
             let variable = backend.variable();
             let why = format!("no broker is running; {variable} names one that is");
