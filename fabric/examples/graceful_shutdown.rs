@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     let url = arguments.next().unwrap_or_else(|| "memory://".to_owned());
     let waits = arguments.next().is_some_and(|argument| argument == "wait");
     let fabric = fabric::connect(&url).await?;
-    // The signal is heard from here on.
+    // The signal is heard from the first poll on: `run_until` does that, and so does `interrupt`.
     let signal = fabric::shutdown_signal();
     let counts = Counts::default();
     let service = tokio::spawn(printer(&fabric, counts.clone()).run_until(signal.clone()));
@@ -74,7 +74,10 @@ async fn main() -> Result<()> {
 
 /// Ctrl-C, as a person would press it after a moment.
 async fn interrupt(signal: fabric::Shutdown) {
-    tokio::time::sleep(Duration::from_millis(120)).await;
+    tokio::select! {
+        () = signal.clone() => return,
+        () = tokio::time::sleep(Duration::from_millis(120)) => {}
+    }
     println!("^C");
     let process = std::process::id().to_string();
     let sent = std::process::Command::new("kill").args(["-INT", &process]).status();
