@@ -22,7 +22,7 @@ Runs the tests and every example, then sums up what ran.
 Usage: cargo xtask test [BACKEND…]
 
 Without a backend, runs everything, but for the conformance suite on Kafka and the
-faults of ZeroMQ, which do not hold as a whole yet: `cargo xtask test kafka` and
+faults and limits of ZeroMQ, which do not hold as a whole yet: `cargo xtask test kafka` and
 `cargo xtask test zmq` run them too. With `memory`, what needs no broker: the unit,
 property, conformance and documentation tests of the workspace, the table of seeded
 bugs, and the examples.

@@ -33,8 +33,8 @@ pub(crate) fn run(workspace: &Workspace, given: &[&'static Backend]) -> Result<(
         if backend.is_local() {
             all_without_broker(workspace, &mut steps)?;
         } else {
-            let left_out = if everything { backend.unsettled() } else { None };
-            one_with_broker(workspace, backend, running.as_ref(), left_out, &mut steps)?;
+            let left_out = if everything { backend.unsettled() } else { Vec::new() };
+            one_with_broker(workspace, backend, running.as_ref(), &left_out, &mut steps)?;
         }
     }
     if everything && reached.iter().any(|(backend, _)| backend.has_broker()) {
@@ -76,20 +76,20 @@ fn one_with_broker(
     workspace: &Workspace,
     backend: &Backend,
     running: Option<&Running>,
-    left_out: Option<&str>,
+    left_out: &[&str],
     steps: &mut Steps,
 ) -> Result<()> {
     let package = backend.package();
-    let targets = if let Some(left_out) = left_out {
+    let targets = if left_out.is_empty() {
+        String::new()
+    } else {
         let name = backend.name;
         let why = format!("it does not hold as a whole yet; `cargo xtask test {name}` runs it");
-        steps.not_run(&format!("the tests `{left_out}` of {name}"), &why);
+        steps.not_run(&format!("tests of {name}: {}", left_out.join(", ")), &why);
         let mut tests = workspace.expect_member(&package)?.targets("tests")?;
-        tests.retain(|test| test != left_out);
+        tests.retain(|test| !left_out.contains(&test.as_str()));
         let named: String = tests.iter().map(|test| format!(" --test {test}")).collect();
         format!(" --lib{named}")
-    } else {
-        String::new()
     };
     steps.run(&format!("tests of {package}"), || {
         let line = format!("test -p {package} --all-features --no-fail-fast{targets}");
@@ -104,7 +104,7 @@ fn one_with_broker(
     }
     match running {
         Some(running) => {
-            examples::run_on(workspace, backend, &running.url, left_out.is_none(), steps)
+            examples::run_on(workspace, backend, &running.url, left_out.is_empty(), steps)
         }
         None => {
             let variable = backend.variable();
