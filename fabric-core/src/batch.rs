@@ -35,10 +35,36 @@ pub struct Batch {
 pub struct SubmitOptions {
     /// When the caller stops waiting for room.
     pub deadline: Option<Instant>,
-    /// The position that the topic's last event must have, else nothing is stored.
-    pub expect_last: Option<Position>,
+    /// What the topic must end with, else nothing is stored.
+    pub expect_last: Option<ExpectedLast>,
     /// Need not survive the broker's death.
     pub transient: bool,
+}
+
+/// What a topic must end with for an event to be stored.
+///
+/// As text its position, or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpectedLast {
+    /// No event: none is kept in the topic.
+    Nothing,
+    /// The event at this position.
+    At(Position),
+}
+
+impl From<Position> for ExpectedLast {
+    fn from(position: Position) -> Self {
+        Self::At(position)
+    }
+}
+
+impl fmt::Display for ExpectedLast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("none"),
+            Self::At(position) => position.fmt(f),
+        }
+    }
 }
 
 impl Batch {
@@ -81,9 +107,9 @@ impl Batch {
         self.options.as_ref()?.deadline
     }
 
-    /// The position that the topic's last event must have, else nothing is stored.
+    /// What the topic must end with, else nothing is stored.
     #[must_use]
-    pub fn expect_last(&self) -> Option<&Position> {
+    pub fn expect_last(&self) -> Option<&ExpectedLast> {
         self.options.as_ref()?.expect_last.as_ref()
     }
 

@@ -109,7 +109,7 @@ abilities! {
     OrderKeyAcrossMembers "order within a key across members";
     /// The same id within a window is stored once.
     Dedup "deduplication";
-    /// A publish can demand the position of the topic's last event.
+    /// A publish can demand that the topic's last event is the one at a position, or that there is none.
     ExpectLast "an expected last position";
     /// An event that nobody read in time is not delivered.
     Ttl "time to live";

@@ -93,7 +93,7 @@ pub use backend::{
     AdminBackend, Backend, DynAdmin, DynBackend, DynGroups, DynReplay, DynRequestReply,
     GroupsBackend, ReplayBackend, RequestReplyBackend, SharedBackend,
 };
-pub use batch::{Batch, Confirms, Outcomes, Receipt, SubmitOptions};
+pub use batch::{Batch, Confirms, ExpectedLast, Outcomes, Receipt, SubmitOptions};
 pub use capabilities::{Ability, Capabilities, Support};
 pub use chunk::{Chunk, DeliveryInfo, MAX_CHUNK, Nack, Places, Settled, Settlement, Settler};
 pub use codec::Codec;

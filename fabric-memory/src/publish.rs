@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use fabric_core::clock::{Now, far_future};
 use fabric_core::{
-    Batch, Confirms, Error, ErrorKind, Event, NoticeKind, Outcomes, Position, Receipt, Result,
+    Batch, Confirms, Error, ErrorKind, Event, ExpectedLast, NoticeKind, Outcomes, Receipt, Result,
     RetryClass, Topic, WhenFull,
 };
 use tokio::time::{Instant, sleep_until};
@@ -51,7 +51,7 @@ impl Client {
     async fn publish_one(
         self: &Arc<Self>,
         event: Event,
-        expected: Option<&Position>,
+        expected: Option<&ExpectedLast>,
         now: Now,
         deadline: Instant,
     ) -> Result<Receipt> {
@@ -105,7 +105,7 @@ impl Client {
         &self,
         cx: &mut Context<'_>,
         event: &mut Option<(Event, Now)>,
-        expected: Option<&Position>,
+        expected: Option<&ExpectedLast>,
         place: &mut Waiting,
     ) -> Poll<Result<Receipt>> {
         // The first try is at the batch's time; later ones when the room is there.
@@ -185,7 +185,7 @@ pub(crate) fn store_in_turn(
     broker: &mut Broker,
     wakers: &mut Wakers,
     mut event: Event,
-    expected: Option<&Position>,
+    expected: Option<&ExpectedLast>,
     limit: usize,
     now: Now,
     line: &mut Line,
@@ -341,7 +341,7 @@ fn admit_one(
     wakers: &mut Wakers,
     index: usize,
     event: &Event,
-    expected: Option<&Position>,
+    expected: Option<&ExpectedLast>,
     limit: usize,
     now: &Now,
 ) -> Result<Admitted> {

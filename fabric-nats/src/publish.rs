@@ -14,7 +14,8 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use fabric_core::{
-    Batch, Confirms, Error, ErrorKind, Event, Outcomes, Position, Receipt, Result, RetryClass,
+    Batch, Confirms, Error, ErrorKind, Event, ExpectedLast, Outcomes, Position, Receipt, Result,
+    RetryClass,
 };
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -228,7 +229,7 @@ impl Hub {
         &self,
         rest: impl Iterator<Item = Event>,
         route: &impl Fn(&Event) -> Route,
-        expected: Option<&Position>,
+        expected: Option<&ExpectedLast>,
     ) -> Confirms {
         let answers = rest.map(|event| {
             let route = route(&event);
@@ -242,7 +243,7 @@ impl Hub {
         &self,
         mut event: Event,
         mut route: Route,
-        expected: Option<&Position>,
+        expected: Option<&ExpectedLast>,
     ) -> Result<oneshot::Receiver<Result<Receipt>>> {
         let units = self.window.units(event.payload().size());
         let ready = (|| {
@@ -282,7 +283,9 @@ impl Hub {
         }
     }
 
-    fn expected(&self, expected: &Position, event: &Event, stream: usize) -> Result<u64> {
+    fn expected(&self, expected: &ExpectedLast, event: &Event, stream: usize) -> Result<u64> {
+        // The server says 0 for a subject of which it keeps nothing.
+        let ExpectedLast::At(expected) = expected else { return Ok(0) };
         let fits = expected.topic == *event.topic() && expected.incarnation == self.life(stream);
         match u64::try_from(expected.offset) {
             Ok(offset) if fits => Ok(offset),

@@ -39,7 +39,7 @@ pub(crate) struct Route {
     pub(crate) attempt: u32,
     /// Not before this.
     pub(crate) due: Option<Timestamp>,
-    /// The sequence that its topic's last event must have.
+    /// The sequence that its topic's last event must have; 0 where it must have none.
     pub(crate) expected: Option<u64>,
 }
 

@@ -15,7 +15,7 @@ use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use super::{Fabric, Shared};
-use crate::batch::{Batch, Confirms, Receipt, SubmitOptions};
+use crate::batch::{Batch, Confirms, ExpectedLast, Receipt, SubmitOptions};
 use crate::capabilities::{Ability, Capabilities};
 use crate::event::{Event, IntoEvent, Priority, Stamp};
 use crate::position::Position;
@@ -307,8 +307,18 @@ macro_rules! setters {
             }
 
             /// Stores the event only if the topic's last event is the one at `position`.
+            ///
+            /// Where it is another, the answer is `AlreadyExists`: read on and decide again.
             pub fn expect_last(mut self, position: Position) -> Self {
-                self.0.rest().options.expect_last = Some(position);
+                self.0.rest().options.expect_last = Some(ExpectedLast::At(position));
+                self
+            }
+
+            /// Stores the event only if no event is kept in the topic: of many that begin one, one does.
+            ///
+            /// Where one is, the answer is `AlreadyExists`.
+            pub fn expect_empty(mut self) -> Self {
+                self.0.rest().options.expect_last = Some(ExpectedLast::Nothing);
                 self
             }
 

@@ -32,6 +32,7 @@ fn calls() -> Vec<(Ability, Call)> {
     needs! {
         ExpectLast: f => f.publish(event("1")).expect_last(place()).await;
         ExpectLast: f => f.submit(event("1")).expect_last(place()).await;
+        ExpectLast: f => f.publish(event("1")).expect_empty().await;
         Transient: f => f.publish(event("1")).transient().await;
         Ttl: f => f.publish(Event::to("a").ttl(SECOND)).await;
         Delay: f => f.publish(Event::to("a").delay(SECOND)).await;

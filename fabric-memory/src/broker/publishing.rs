@@ -3,7 +3,9 @@
 use std::task::Waker;
 
 use fabric_core::clock::Now;
-use fabric_core::{Error, ErrorKind, Event, Group, Position, Priority, Topic, WhenFull};
+use fabric_core::{
+    Error, ErrorKind, Event, ExpectedLast, Group, Position, Priority, Topic, WhenFull,
+};
 use smallvec::SmallVec;
 
 use super::stream::{Bounds, Stream};
@@ -324,14 +326,18 @@ impl Broker {
         self.dedup.as_mut()?.find(&event.dedup_key(), now.instant)
     }
 
-    /// Whether the topic's last event is the one expected.
-    pub(crate) fn check_last(&self, index: usize, expected: &Position) -> Result<()> {
+    /// Whether the topic ends with what is expected.
+    pub(crate) fn check_last(&self, index: usize, expected: &ExpectedLast) -> Result<()> {
         if self.has_bug(Bug::ExpectLastIgnored) {
             return Ok(());
         }
         let stream = self.streams.peek(index);
         let last = (stream.next() > 0).then(|| stream.position(stream.next() - 1));
-        if last.as_ref() == Some(expected) {
+        let holds = match expected {
+            ExpectedLast::Nothing => stream.len() == 0,
+            ExpectedLast::At(position) => last.as_ref() == Some(position),
+        };
+        if holds {
             return Ok(());
         }
         let actual = last.map_or_else(|| "none".to_owned(), |last| last.to_string());

@@ -8,7 +8,8 @@
 //! use fabric_brokers::conformance::{Control, Link};
 //! use fabric_brokers::{Proxy, nats};
 //! use fabric_core::conformance::{BrokerCtl, Copies, FaultCtl};
-//! # async fn connect(url: &str) -> fabric_core::Result<fabric_core::Fabric> { unimplemented!() }
+//! # fn tools<F>(connect: impl Fn(String) -> F + Send + Sync + 'static) -> fabric_brokers::Result<()>
+//! # where F: Future<Output = fabric_core::Result<fabric_core::Fabric>> + Send + 'static {
 //!
 //! let proxy = Arc::new(Proxy::new()?);
 //! let server = Arc::new(nats::Server::start(nats::Options::new().advertise(proxy.address()))?);
@@ -16,12 +17,10 @@
 //!
 //! let url = format!("nats://{}", proxy.address());
 //! let broker = Control::new(Arc::clone(&server)); // for `Harness::broker`
-//! let fault = Link::new([proxy], move || { // for `Harness::fault`
-//!     let url = url.clone();
-//!     async move { connect(&url).await }
-//! });
+//! let fault = Link::new([proxy], move || connect(url.clone())); // for `Harness::fault`
 //! let children = Copies::new().with_env("FABRIC_TEST_NATS_URL", server.url());
-//! # Ok::<(), fabric_brokers::Error>(())
+//! # Ok(())
+//! # }
 //! ```
 
 mod control;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use fabric_core::clock::{Now, wall_at};
 use fabric_core::{
-    Batch, Chunk, Cursor, Delivery, Error, ErrorKind, Event, Group, GroupDefinition, IntoPatterns,
-    Nack, Outcomes, Patterns, Position, Priority, Receipt, Result, Settled, Settler, Source, Start,
-    SubmitOptions, SubscribeOptions, Subscription, Timestamp, Topic, Trim, WhenFull,
+    Batch, Chunk, Cursor, Delivery, Error, ErrorKind, Event, ExpectedLast, Group, GroupDefinition,
+    IntoPatterns, Nack, Outcomes, Patterns, Position, Priority, Receipt, Result, Settled, Settler,
+    Source, Start, SubmitOptions, SubscribeOptions, Subscription, Timestamp, Topic, Trim, WhenFull,
 };
 use futures_core::Stream as _;
 use tokio::time::Instant;
@@ -483,8 +483,11 @@ impl World {
         if let (1 | 2, Some(incarnation)) = (last % 8, self.incarnations[topic]) {
             let next = self.model.topics[topic].next();
             let number = next.saturating_sub(u64::from(last % 8));
-            options.expect_last =
-                Some(Position::new(self.topics[topic].clone(), incarnation, number.into()));
+            let place = Position::new(self.topics[topic].clone(), incarnation, number.into());
+            options.expect_last = Some(place.into());
+        }
+        if last % 8 == 3 {
+            options.expect_last = Some(ExpectedLast::Nothing);
         }
         self.submit(&[event], &options, now)?;
         // What was due between its clock and ours is due at once.
@@ -590,13 +593,19 @@ impl World {
             ensure!(receipt.position == position, "a duplicate of {:?}", receipt.position);
             return Ok(());
         }
-        let last = self.model.topics[topic].next().checked_sub(1);
-        let expected = options.expect_last.as_ref().map(|position| position.offset as u64);
-        if expected.is_some() && expected != last {
+        let stream = &self.model.topics[topic];
+        let last = stream.next().checked_sub(1);
+        let holds = match &options.expect_last {
+            None => true,
+            Some(ExpectedLast::Nothing) => stream.kept() == 0,
+            Some(ExpectedLast::At(position)) => Some(position.offset as u64) == last,
+        };
+        if !holds {
             let kind = outcome.map_err(|error| error.kind());
             ensure!(
                 kind == Err(ErrorKind::AlreadyExists),
-                "{expected:?} is not {last:?}: {kind:?}"
+                "{:?} is not {last:?}: {kind:?}",
+                options.expect_last
             );
             return Ok(());
         }
