@@ -24,6 +24,7 @@ mod counts;
 mod door;
 mod responders;
 mod run;
+mod side;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};

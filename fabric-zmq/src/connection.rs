@@ -317,6 +317,14 @@ impl Client {
         drop(sides);
         let error = |kind, text: String| Error::new(kind, text).with_backend("zmq");
         match refused {
+            Some((at, Refusal::Door)) if self.config.curve.is_none() => error(
+                ErrorKind::Connect,
+                format!("{at} lets nobody in any more: it has as many connections as it may have (`--max-connections`)"),
+            ),
+            Some((at, Refusal::Door)) => error(
+                ErrorKind::Unauthorized,
+                format!("{at} does not let this client in: its key is not in the list (`--allow`), or there are too many connections; the log of the broker says which"),
+            ),
             Some((at, Refusal::Security)) => error(
                 ErrorKind::Unauthorized,
                 format!("{at} refuses this client: it asks for keys (CURVE) that were not given or are not allowed"),
@@ -422,7 +430,7 @@ impl Client {
                 }
                 self.elect();
             }
-            (Side::Receiving, Link::Down) => {
+            (Side::Receiving, Link::Down(_)) => {
                 if !sides.up.remove(&endpoint) {
                     // It was let in and closed again before the two had agreed.
                     sides.refused.entry(endpoint.clone()).or_insert(Refusal::Unknown);
@@ -446,13 +454,13 @@ impl Client {
                 drop(sides);
                 self.publisher.tell_everything();
             }
-            (Side::Publishing, Link::Down | Link::Retried) => {
+            (Side::Publishing, Link::Down(_) | Link::Retried) => {
                 let only = sides.known.len() == 1;
                 let current = sides.frontend.as_mut().filter(|(at, _)| only || *at == endpoint);
                 // What is still told of one that was left does not concern the present one.
                 let Some((_, up)) = current else { return };
                 let stood = std::mem::take(up);
-                if link == Link::Down && !stood {
+                if link != Link::Retried && !stood {
                     sides.refused.entry(endpoint).or_insert(Refusal::Unknown);
                 }
                 drop(sides);
@@ -611,9 +619,13 @@ impl Client {
         let until = Instant::now() + deadline;
         let flushed = tokio::time::timeout_at(until, self.publisher.submit(Batch::new([]))).await;
         let flushed = matches!(flushed, Ok(Ok(_)));
-        let sent = self.let_go(until.saturating_duration_since(Instant::now()));
+        let (context, tasks) = self.let_go(until.saturating_duration_since(Instant::now()));
         let mut late = !flushed;
-        if let Some(context) = sent {
+        // Each holds something of the context; an error is what ending one looks like.
+        for task in tasks {
+            let _ = tokio::time::timeout_at(until, task).await;
+        }
+        if let Some(context) = context {
             // The last handle of a context waits for what is still to be sent.
             let ended = tokio::task::spawn_blocking(move || drop(context));
             late |= ended.await.is_err() || Instant::now() >= until;
@@ -636,8 +648,9 @@ impl Client {
         }
     }
 
-    /// Ends the tasks and closes the sockets; the context is what waits for the rest.
-    fn let_go(&self, linger: Duration) -> Option<Context> {
+    /// Ends the tasks and closes the sockets; the context is what waits for the rest, once the tasks
+    /// have ended.
+    fn let_go(&self, linger: Duration) -> (Option<Context>, Vec<JoinHandle<()>>) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(JoinHandle::abort);
         if let Some(socket) = self.publisher.take_socket() {
@@ -650,7 +663,7 @@ impl Client {
             // libzmq leaves it there.
             let _ = std::fs::remove_file(path);
         }
-        self.context.lock().unwrap_or_else(PoisonError::into_inner).take()
+        (self.context.lock().unwrap_or_else(PoisonError::into_inner).take(), tasks)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What libzmq tells about a socket's connections.
 
-use zmq::{Context, Socket, SocketEvent, SocketType};
+use zmq::{Context, Socket, SocketType};
 
 use crate::error::from_zmq;
 
@@ -9,10 +9,10 @@ use crate::error::from_zmq;
 pub(crate) enum Link {
     /// Both sides have agreed: what is sent arrives.
     Up,
-    /// It stood and is gone.
-    Down,
-    /// Somebody was let in, before the two have agreed.
-    Accepted,
+    /// It is gone, whether it stood or not; by the system's number for it.
+    Down(u32),
+    /// Somebody came, and the two have not agreed yet; by the system's number for the connection.
+    Accepted(u32),
     /// Somebody is there, but the two did not agree.
     Refused(Refusal),
     /// Nobody is there yet.
@@ -22,7 +22,9 @@ pub(crate) enum Link {
 /// Why two sides did not agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The other side speaks another security mechanism, or refuses these keys.
+    /// Whoever decides who may connect has refused it: for its keys, or since there are too many.
+    Door,
+    /// The two sides speak different security mechanisms, or keys do not fit.
     Security,
     /// The other side does not speak ZeroMQ, or has a socket that fits to no such client.
     Protocol,
@@ -32,6 +34,19 @@ pub(crate) enum Refusal {
 
 /// `ZMQ_PROTOCOL_ERROR_ZMTP_KEY_EXCHANGE`, `_CRYPTOGRAPHIC` and `_MECHANISM_MISMATCH`.
 const SECURITY: [u32; 3] = [0x1000_0003, 0x1100_0001, 0x1100_0002];
+
+/// What is watched: only what [`Link`] tells of.
+const WATCHED: u32 = zmq_sys::ZMQ_EVENT_HANDSHAKE_SUCCEEDED
+    | zmq_sys::ZMQ_EVENT_DISCONNECTED
+    | zmq_sys::ZMQ_EVENT_ACCEPTED
+    | zmq_sys::ZMQ_EVENT_CONNECT_RETRIED
+    | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL;
+
+/// How many of them may wait to be read. Beyond that libzmq's thread would wait too, and with it all
+/// that it carries.
+const WAITING: i32 = 100_000;
 
 /// A monitor of one socket, to be read until there is nothing left.
 pub(crate) struct Monitor {
@@ -43,9 +58,10 @@ impl Monitor {
     pub(crate) fn attach(context: &Context, socket: &Socket) -> fabric_core::Result<Self> {
         let address = format!("inproc://monitor-{}", uuid::Uuid::from_u128(fastrand::u128(..)));
         let wrap = |error| from_zmq(error, "watching a socket");
-        socket.monitor(&address, i32::from(SocketEvent::ALL.to_raw())).map_err(wrap)?;
+        socket.monitor(&address, WATCHED as i32).map_err(wrap)?;
         let pair = context.socket(SocketType::PAIR).map_err(wrap)?;
         pair.set_linger(0).map_err(wrap)?;
+        pair.set_rcvhwm(WAITING).map_err(wrap)?;
         pair.connect(&address).map_err(wrap)?;
         Ok(Self { socket: pair })
     }
@@ -68,10 +84,10 @@ fn read(event: &[u8]) -> Option<Link> {
     let value = u32::from_ne_bytes(event.get(2..6)?.try_into().ok()?);
     match number {
         zmq_sys::ZMQ_EVENT_HANDSHAKE_SUCCEEDED => Some(Link::Up),
-        zmq_sys::ZMQ_EVENT_DISCONNECTED => Some(Link::Down),
-        zmq_sys::ZMQ_EVENT_ACCEPTED => Some(Link::Accepted),
+        zmq_sys::ZMQ_EVENT_DISCONNECTED => Some(Link::Down(value)),
+        zmq_sys::ZMQ_EVENT_ACCEPTED => Some(Link::Accepted(value)),
         zmq_sys::ZMQ_EVENT_CONNECT_RETRIED => Some(Link::Retried),
-        zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_AUTH => Some(Link::Refused(Refusal::Security)),
+        zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_AUTH => Some(Link::Refused(Refusal::Door)),
         zmq_sys::ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL => {
             let security = SECURITY.contains(&value);
             let refusal = if security { Refusal::Security } else { Refusal::Protocol };

@@ -46,7 +46,7 @@ struct Waiting {
     bytes: usize,
     /// Lost behind the last item.
     lost: u64,
-    end: Option<Option<Error>>,
+    ended: bool,
     waker: Option<Waker>,
 }
 
@@ -95,11 +95,9 @@ impl Queue {
         self.with(|waiting| waiting.lost += count);
     }
 
-    /// Nothing more comes: with an error or without.
-    pub(crate) fn end(&self, error: Option<Error>) {
-        self.with(|waiting| {
-            waiting.end.get_or_insert(error);
-        });
+    /// Nothing more comes.
+    pub(crate) fn end(&self) {
+        self.with(|waiting| waiting.ended = true);
     }
 
     fn put(&self, mut item: Item) -> bool {
@@ -158,21 +156,14 @@ impl Queue {
         if waiting.lost > 0 {
             return Poll::Ready(Some(Err(Error::lagged(std::mem::take(&mut waiting.lost)))));
         }
-        match &mut waiting.end {
-            Some(Some(error)) => {
-                let error = error.clone();
-                waiting.end = Some(None);
-                Poll::Ready(Some(Err(error)))
-            }
-            Some(None) => Poll::Ready(None),
-            None => {
-                match &mut waiting.waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    none => *none = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
+        if waiting.ended {
+            return Poll::Ready(None);
         }
+        match &mut waiting.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 
@@ -294,7 +285,7 @@ mod tests {
         queue.push_error(Error::new(ErrorKind::Codec, "no event"));
         queue.push(event(3), None);
         queue.lose(1);
-        queue.end(None);
+        queue.end();
         assert_eq!(read(&queue), ["1", "-2", "2", "-0", "3", "-1"]);
     }
 

@@ -151,7 +151,8 @@ impl Receiver {
         done
     }
 
-    /// Takes the socket away: nothing is received any more, and every subscription ends.
+    /// Takes the socket away: nothing is received any more, and every subscription ends, after what
+    /// waits for it.
     pub(crate) fn take_socket(&self) -> Option<Socket> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut table = self.table();
@@ -161,7 +162,7 @@ impl Receiver {
         let queues: Vec<_> = table.queues.values().cloned().collect();
         drop(table);
         for queue in queues {
-            queue.end(Some(closed()));
+            queue.end();
         }
         socket
     }
@@ -207,7 +208,7 @@ impl Receiver {
         }
         table.generation += 1;
         drop(table);
-        queue.end(None);
+        queue.end();
         let _ = self.with_socket(|socket| {
             queue.patterns.iter().try_for_each(|it| socket.set_unsubscribe(prefix(it)))
         });

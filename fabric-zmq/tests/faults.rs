@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use fabric_core::layers::Metrics;
 use fabric_core::{Error, ErrorKind, Event, Fabric, RetryClass, Subscription};
 use fabric_zmq::broker::{Broker, BrokerConfig};
 use fabric_zmq::client::{Context, SNDMORE, SocketType};
 use fabric_zmq::{BrokerAddress, Zmq, ZmqConfig};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use support::Server;
 
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -40,49 +42,69 @@ async fn account(events: &mut Subscription, all: u64) -> (u64, u64) {
     (received, missed)
 }
 
-/// Three publishers go on while the broker is killed and started again; every event that was taken
-/// either arrives or is told to be missing, topic by topic, to the last one.
+/// Publishers go on while the broker is killed and started again; every event that was taken either
+/// arrives or is told to be missing, topic by topic, to the last one, with two publishers on one topic
+/// too. The metric says the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_over_a_killed_broker_match_the_history() {
+    const TOPICS: [&str; 3] = ["load.0", "load.1", "load.both"];
+    support::watch::this_test();
     let server = Arc::new(Server::start());
     let config =
         || ZmqConfig::brokers([server.address()]).with_heartbeat(Duration::from_millis(200));
-    let reader = open(config()).await;
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let reader = open(config()).await.layer(Metrics::new().with_recorder(recorder)).unwrap();
     let over = Arc::new(AtomicBool::new(false));
-    let taken: Vec<_> = (0..3).map(|_| Arc::new(AtomicU64::new(0))).collect();
+    let taken: Vec<_> = (0..4).map(|_| Arc::new(AtomicU64::new(0))).collect();
     let mut subscriptions = Vec::new();
+    for topic in TOPICS {
+        subscriptions.push(reader.subscribe(topic).await.unwrap());
+    }
     let mut publishers = Vec::new();
     for (n, taken) in taken.iter().enumerate() {
-        let topic = format!("load.{n}");
-        subscriptions.push(reader.subscribe(&*topic).await.unwrap());
+        let topic = TOPICS[n.min(2)];
         let (publisher, over, taken) = (open(config()).await, Arc::clone(&over), Arc::clone(taken));
         publishers.push(tokio::spawn(async move {
             while !over.load(Ordering::Acquire) {
-                match publisher.publish(Event::to(&*topic).text("x")).await {
+                match publisher.publish(Event::to(topic).text("x")).await {
                     Ok(_) => taken.fetch_add(1, Ordering::AcqRel),
                     Err(error) => panic!("{error}"),
                 };
+                // A pace at which the queue holds what comes while no broker is there.
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
             // It stays, so that its heartbeats tell of the tail.
             publisher
         }));
     }
+    // Each publisher goes on by as many.
+    let more = async |count: u64| {
+        let before: Vec<_> = taken.iter().map(|it| it.load(Ordering::Acquire)).collect();
+        let goes_on = async {
+            for (taken, before) in taken.iter().zip(before) {
+                while taken.load(Ordering::Acquire) < before + count {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        };
+        tokio::time::timeout(WATCHDOG, goes_on).await.unwrap();
+    };
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        more(200).await;
         server.process().kill();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        more(100).await;
         server.process().start().unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    more(200).await;
     over.store(true, Ordering::Release);
     let mut stay = Vec::new();
     for publisher in publishers {
         stay.push(publisher.await.unwrap());
     }
+    let taken: Vec<_> = taken.iter().map(|taken| taken.load(Ordering::Acquire)).collect();
     let mut all_missed = 0;
-    for (events, taken) in subscriptions.iter_mut().zip(&taken) {
-        let taken = taken.load(Ordering::Acquire);
+    for (events, taken) in subscriptions.iter_mut().zip([taken[0], taken[1], taken[2] + taken[3]]) {
         let (received, missed) = account(events, taken).await;
         assert_eq!(received + missed, taken, "{received} received, {missed} missed");
         assert!(received > 0);
@@ -90,40 +112,49 @@ async fn losses_over_a_killed_broker_match_the_history() {
     }
     assert!(all_missed > 0, "a killed broker lost nothing, which was no test");
     assert_eq!(reader.stats().missed, all_missed);
+    assert_eq!(counter(&metrics, "fabric_missed_total"), all_missed);
+}
+
+/// What a counter has come to, all labels together.
+fn counter(metrics: &Snapshotter, name: &str) -> u64 {
+    let all = metrics.snapshot().into_vec().into_iter();
+    let named = all.filter(|(key, ..)| key.key().name() == name);
+    named.map(|(.., value)| if let DebugValue::Counter(count) = value { count } else { 0 }).sum()
 }
 
 /// A tail that was lost is told by the next heartbeat, with nothing behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tail_is_told_by_the_next_heartbeat() {
+    const TAIL: u64 = 50;
+    support::watch::this_test();
     let server = Server::start();
-    let config =
-        || ZmqConfig::brokers([server.address()]).with_heartbeat(Duration::from_millis(200));
+    let config = || {
+        ZmqConfig::brokers([server.address()])
+            .with_heartbeat(Duration::from_millis(200))
+            // It hangs for as long as it takes until everything has left the publisher.
+            .with_link_timeout(WATCHDOG)
+    };
     let (reader, sender) = (open(config()).await, open(config()).await);
     let mut events = reader.subscribe("tail").await.unwrap();
     sender.publish(Event::to("tail").text("first")).await.unwrap();
     assert_eq!(account(&mut events, 1).await, (1, 0));
-    // Sent into a broker that hangs, and dies with what it was sent; unless nothing had left the
-    // publisher by then, which nobody can see from here.
-    for round in 0.. {
-        server.process().pause();
-        for _ in 0..50 {
-            sender.publish(Event::to("tail").text("lost")).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        server.process().kill();
-        server.process().start().unwrap();
-        let (received, missed) = account(&mut events, 50).await;
-        if missed > 0 {
-            break;
-        }
-        assert!(round < 20, "{received} of 50 arrived in each round");
+    // Sent into a broker that hangs, and dies with what it was sent.
+    server.hang();
+    const PAYLOAD: usize = 1000;
+    for _ in 0..TAIL {
+        sender.publish(Event::to("tail").bytes(vec![1; PAYLOAD])).await.unwrap();
     }
+    server.unread(TAIL as usize * (PAYLOAD + 50));
+    server.process().kill();
+    server.process().start().unwrap();
+    assert_eq!(account(&mut events, TAIL).await, (0, TAIL));
 }
 
 /// The bound on a publisher is one: it waits, then is told `Full`; and what it had been told `Ok` for
 /// arrives, all of it, once the broker goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_broker_makes_publishers_wait_and_loses_nothing() {
+    support::watch::this_test();
     let server = Server::start();
     let config = ZmqConfig::brokers([server.address()])
         .with_hwm(100)
@@ -132,7 +163,7 @@ async fn a_hanging_broker_makes_publishers_wait_and_loses_nothing() {
     let reader = open(config.clone().with_hwm(100_000)).await;
     let sender = open(config).await;
     let mut events = reader.subscribe("bound").await.unwrap();
-    server.process().pause();
+    server.hang();
     let mut taken = 0;
     let error = loop {
         // Large ones, so that the buffers of TCP are full soon.
@@ -150,6 +181,7 @@ async fn a_hanging_broker_makes_publishers_wait_and_loses_nothing() {
 /// A subscription that is not read holds what it may hold, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_is_not_read_stays_within_its_bound() {
+    support::watch::this_test();
     const BYTES: usize = 2 << 20;
     const EVENT: usize = 10_000;
     const ALL: u64 = 2000;
@@ -173,6 +205,7 @@ async fn a_subscription_that_is_not_read_stays_within_its_bound() {
 /// subscribers nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_that_does_not_read_costs_the_broker_its_mark() {
+    support::watch::this_test();
     const HWM: usize = 200;
     const EVENT: usize = 16 << 10;
     const ALL: u64 = 6000;
@@ -206,6 +239,7 @@ async fn a_subscriber_that_does_not_read_costs_the_broker_its_mark() {
 /// follows arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_event_is_counted_and_told() {
+    support::watch::this_test();
     let broker = support::broker();
     let reader = open(ZmqConfig::brokers([broker.address()])).await;
     let mut events = reader.subscribe("#").await.unwrap();
@@ -288,6 +322,7 @@ async fn what_is_no_event_is_counted_and_told() {
 /// A frame that is larger than the broker takes ends the connection that brought it, and no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_too_large_harms_no_neighbour() {
+    support::watch::this_test();
     let config = BrokerConfig::new("tcp://127.0.0.1:*", "tcp://127.0.0.1:*");
     let broker = Broker::start(&config.with_max_message(64 << 10)).unwrap();
     let config = ZmqConfig::brokers([broker.address()]);
@@ -321,6 +356,7 @@ async fn fails(backend: String, frontend: String) -> Error {
 /// Whatever is wrong with the other side, connecting ends by its timeout and says what it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn connecting_to_what_is_no_broker_says_so() {
+    support::watch::this_test();
     let at = |address: std::net::SocketAddr| format!("tcp://{address}");
     // Nobody.
     let port = fabric_brokers::Port::reserve().unwrap();
@@ -370,6 +406,7 @@ async fn connecting_to_what_is_no_broker_says_so() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_told() {
+    support::watch::this_test();
     let broker = support::broker();
     let taken = broker.address();
     let config = BrokerConfig::new(taken.frontend, "tcp://127.0.0.1:*");
@@ -382,6 +419,7 @@ async fn a_port_that_is_taken_is_told() {
 /// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_raw_profile_speaks_with_plain_programs() {
+    support::watch::this_test();
     let broker = support::broker();
     let config = ZmqConfig::brokers([broker.address()]).with_raw(true);
     let fabric = open(config).await;
@@ -393,34 +431,27 @@ async fn the_raw_profile_speaks_with_plain_programs() {
     let reader = context.socket(SocketType::SUB).unwrap();
     reader.connect(&broker.address().backend).unwrap();
     reader.set_subscribe(b"plan.").unwrap();
-    reader.set_rcvtimeo(30_000).unwrap();
+    // A plain program knows of no markers, but this one has to know when its subscription is in force.
+    let marker = b"_fabric.sync.00000000-0000-0000-0000-000000000001";
+    reader.set_subscribe(marker).unwrap();
+    let reader = tokio::task::spawn_blocking(move || {
+        assert_eq!(reader.recv_multipart(0).unwrap()[0], marker);
+        reader
+    });
+    let reader = reader.await.unwrap();
 
-    // Nothing tells when a plain subscriber has arrived, so the first ones may be missed by it.
-    let mut tries = 0;
-    let event = loop {
-        plain.send("plan.step_ready", SNDMORE).unwrap();
-        plain.send("{\"seq\": 0}", 0).unwrap();
-        tries += 1;
-        assert!(tries < 300, "nothing came");
-        let wait = Duration::from_millis(100);
-        if let Ok(event) = tokio::time::timeout(wait, events.recv()).await {
-            break event.unwrap().unwrap();
-        }
-    };
+    plain.send("plan.step_ready", SNDMORE).unwrap();
+    plain.send("{\"seq\": 0}", 0).unwrap();
+    let event = tokio::time::timeout(WATCHDOG, events.recv()).await.unwrap().unwrap().unwrap();
     assert_eq!(
         (event.topic().as_str(), &*event.text().unwrap()),
         ("plan.step_ready", "{\"seq\": 0}")
     );
     fabric.publish(Event::to("plan.done").bytes(&b"{}"[..])).await.unwrap();
-    let frames = tokio::task::spawn_blocking(move || {
-        loop {
-            let frames = reader.recv_multipart(0).unwrap();
-            if frames[0] == b"plan.done" {
-                break frames;
-            }
-        }
-    });
-    assert_eq!(frames.await.unwrap(), [b"plan.done".to_vec(), b"{}".to_vec()]);
+    let both = tokio::task::spawn_blocking(move || [(); 2].map(|()| reader.recv_multipart(0)));
+    let [first, second] = both.await.unwrap().map(Result::unwrap);
+    assert_eq!(first, [b"plan.step_ready".to_vec(), b"{\"seq\": 0}".to_vec()]);
+    assert_eq!(second, [b"plan.done".to_vec(), b"{}".to_vec()]);
     let error = fabric.publish(Event::to("plan.done").key("k").text("{}")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
@@ -428,6 +459,7 @@ async fn the_raw_profile_speaks_with_plain_programs() {
 /// With a broker of ours the raw profile knows when a subscription is in force: nothing is missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_subscriptions_miss_nothing_at_our_broker() {
+    support::watch::this_test();
     let broker = support::broker();
     let config = ZmqConfig::brokers([broker.address()]).with_raw(true);
     let mut readers = Vec::new();
@@ -450,6 +482,7 @@ async fn raw_subscriptions_miss_nothing_at_our_broker() {
 /// Ten thousand subscriptions share one connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_subscriptions_share_one_connection() {
+    support::watch::this_test();
     let broker = support::broker();
     let fabric = open(ZmqConfig::brokers([broker.address()])).await;
     let mut subscriptions = Vec::new();

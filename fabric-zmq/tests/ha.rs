@@ -47,6 +47,7 @@ async fn goes_on(publisher: &Fabric, events: &mut Subscription, word: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_go_to_another_broker_when_theirs_dies() {
+    support::watch::this_test();
     let servers = [Server::start(), Server::start()];
     let all = || servers.iter().map(Server::address);
     let (reader, publisher) = (open(all()).await, open(all()).await);
@@ -64,6 +65,7 @@ async fn clients_go_to_another_broker_when_theirs_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_comes_up_while_the_first_broker_of_its_list_is_down() {
+    support::watch::this_test();
     let servers = [Server::start(), Server::start()];
     servers[0].process().kill();
     let fabric = open(servers.iter().map(Server::address)).await;
@@ -85,6 +87,7 @@ fn linked() -> [Broker; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_linked_brokers_meet_and_nothing_comes_twice() {
+    support::watch::this_test();
     let brokers = linked();
     let [one, other] = [open([brokers[0].address()]).await, open([brokers[1].address()]).await];
     let mut here = other.subscribe("ha").await.unwrap();
@@ -114,6 +117,7 @@ async fn clients_of_linked_brokers_meet_and_nothing_comes_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_finds_its_responder_at_a_linked_broker() {
+    support::watch::this_test();
     let brokers = linked();
     let [one, other] = [open([brokers[0].address()]).await, open([brokers[1].address()]).await];
     let mut requests = other.responder("answers").serve("ask.*").await.unwrap();
@@ -140,6 +144,7 @@ async fn a_request_finds_its_responder_at_a_linked_broker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_are_found_by_name() {
+    support::watch::this_test();
     let broker = support::broker();
     let address = broker.address();
     let port = |endpoint: &str| endpoint.rsplit(':').next().unwrap().to_owned();
@@ -156,6 +161,7 @@ async fn brokers_are_found_by_name() {
 /// Consul's health endpoint, as its documentation has it: instances come and go.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_are_found_by_consul_as_they_come_and_go() {
+    support::watch::this_test();
     let brokers = [support::broker(), support::broker()];
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let consul = listener.local_addr().unwrap();

@@ -13,6 +13,7 @@ use support::Peers;
 
 #[tokio::test]
 async fn a_peer_that_left_is_not_missed() {
+    support::watch::this_test();
     let peers = Peers::new();
     let stays = peers.open().await.unwrap();
     let leaves = peers.open().await.unwrap();
@@ -26,6 +27,7 @@ async fn a_peer_that_left_is_not_missed() {
 /// those that come later.
 #[tokio::test]
 async fn peers_of_a_list_find_each_other() {
+    support::watch::this_test();
     let ports: Vec<_> = (0..3).map(|_| fabric_brokers::Port::reserve().unwrap()).collect();
     let at = |n: usize| format!("tcp://{}", ports[n].address());
     let open = async |n: usize| {

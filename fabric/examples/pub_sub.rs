@@ -25,12 +25,14 @@ async fn main() -> Result<()> {
     {
         let event = Event::to(topic).header("tenant", "acme").text(text);
         let receipt = fabric.publish(event).timeout(Duration::from_secs(2)).await?;
-        println!("published {topic:<12} {text:<12} kept: {}", receipt.routed == Some(true));
+        // What a receipt proves depends on the transport: one that keeps nothing cannot say so.
+        println!("published {topic:<12} {text:<12} {receipt:?}");
     }
 
-    assert_eq!(read("orders.*", &mut orders, 2).await?, ["two chairs", "a table"]);
-    assert_eq!(read("*.eu", &mut europe, 2).await?, ["two chairs", "one chair"]);
-    assert_eq!(read("#", &mut everything, 3).await?.len(), 3);
+    // A topic has an order; between topics there is none that holds everywhere.
+    assert_eq!(read("orders.*", &mut orders, 2).await?, ["a table", "two chairs"]);
+    assert_eq!(read("*.eu", &mut europe, 2).await?, ["one chair", "two chairs"]);
+    assert_eq!(read("#", &mut everything, 3).await?, ["a table", "one chair", "two chairs"]);
 
     // Closing ends the subscriptions; there was nothing more for any of them.
     fabric.close(Duration::from_secs(1)).await?;
@@ -40,6 +42,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// The next texts, sorted.
 async fn read(pattern: &str, events: &mut Subscription, count: usize) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     while texts.len() < count {
@@ -48,5 +51,6 @@ async fn read(pattern: &str, events: &mut Subscription, count: usize) -> Result<
         texts.push(delivery.text()?.into_owned());
     }
     println!("{pattern:<9} got {}", texts.join(", "));
+    texts.sort_unstable();
     Ok(texts)
 }

@@ -50,8 +50,7 @@ const BACKENDS: &[Backend] = &[
 
 /// Test binaries that do not hold as a whole yet, by backend: they run by its name, and a run of everything
 /// says that it leaves them out.
-const UNSETTLED: &[(&str, &str)] =
-    &[("kafka", "conformance"), ("zmq", "faults"), ("zmq", "limits")];
+const UNSETTLED: &[(&str, &str)] = &[("kafka", "conformance")];
 
 /// The sources of libzmq come with the binding.
 const LIBZMQ: &[BuildNeed] = &[BuildNeed::Program("c++", "g++")];

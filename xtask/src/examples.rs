@@ -26,7 +26,7 @@ const ON_BROKERS: &[&str] = &[
 ];
 
 /// What has to run unchanged where events are live: no groups, no history, no prefix.
-const ON_LIVE: &[&str] = &["quickstart", "request_reply"];
+const ON_LIVE: &[&str] = &["quickstart", "pub_sub", "request_reply"];
 
 /// Far more than any example needs; one that hangs must not hang us.
 const LIMIT: Duration = Duration::from_secs(120);

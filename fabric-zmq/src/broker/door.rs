@@ -1,13 +1,18 @@
 //! Who is let in: libzmq asks by the protocol ZAP (ZeroMQ RFC 27), the broker answers.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use fabric_core::Result;
 use zmq::{Context, DONTWAIT, Socket, SocketType};
 
 use super::config::BrokerConfig;
+use super::side::Side;
 use crate::curve::Key;
 use crate::error::from_zmq;
+
+/// What the two sides call themselves when they ask: publishers', subscribers'.
+const DOMAINS: [&str; 2] = ["frontend", "backend"];
 
 /// Answers whether a connection may come in.
 pub(super) struct Door {
@@ -35,17 +40,26 @@ impl Door {
         }))
     }
 
-    /// Tells a socket that it is to ask here.
-    pub(super) fn guard(socket: &Socket) -> Result<()> {
-        socket.set_zap_domain("fabric").map_err(|error| from_zmq(error, "asking who may connect"))
+    /// Tells the sockets of the two sides that they are to ask here.
+    pub(super) fn guard(sockets: [&Socket; 2]) -> Result<()> {
+        for (socket, domain) in sockets.into_iter().zip(DOMAINS) {
+            let wrap = |error| from_zmq(error, "asking who may connect");
+            socket.set_zap_domain(domain).map_err(wrap)?;
+        }
+        Ok(())
     }
 
     /// Answers those who ask now; returns how many were refused.
-    pub(super) fn answer(&self, connected: usize) -> u64 {
+    pub(super) fn answer(&self, sides: &mut [Side; 2], now: Instant) -> u64 {
         let mut refused = 0;
         while let Ok(question) = self.socket.recv_multipart(DONTWAIT) {
             let part = |n: usize| question.get(n).map_or(&[][..], |part| &part[..]);
-            let verdict = self.judge(part(5), part(6), connected);
+            let side = usize::from(part(2) == DOMAINS[1].as_bytes());
+            let taken = usize::try_from(sides[side].taken(now)).unwrap_or(usize::MAX);
+            let verdict = self.judge(part(5), part(6), taken);
+            if verdict.is_ok() {
+                sides[side].let_in(now);
+            }
             let (code, text) = match &verdict {
                 Ok(()) => ("200", "OK"),
                 Err((_, why)) => ("400", *why),
@@ -65,11 +79,11 @@ impl Door {
         &self,
         mechanism: &[u8],
         key: &[u8],
-        connected: usize,
+        taken: usize,
     ) -> std::result::Result<(), (String, &'static str)> {
         let key = <[u8; 32]>::try_from(key).map(Key::from_bytes).ok();
         let fingerprint = || key.as_ref().map_or_else(|| "none".to_owned(), Key::fingerprint);
-        if self.max.is_some_and(|max| connected >= max) {
+        if self.max.is_some_and(|max| taken >= max) {
             return Err((fingerprint(), "there are too many connections"));
         }
         if !self.keys {

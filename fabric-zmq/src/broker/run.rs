@@ -19,10 +19,10 @@ use super::config::BrokerConfig;
 use super::counts::{Counts, Shared};
 use super::door::Door;
 use super::responders::{Responders, Way};
+use super::side::Side;
 use crate::config::BrokerAddress;
 use crate::control::{self, Registration};
 use crate::error::from_zmq;
-use crate::monitor::{Link, Monitor};
 use crate::publish::send_frames;
 use crate::socket::{Tuning, millis};
 use crate::sys::{self, PublishOption};
@@ -64,7 +64,8 @@ pub(super) struct Run {
     links: Option<Links>,
     control: Socket,
     door: Option<Door>,
-    monitors: [Monitor; 2],
+    /// Publishers', subscribers'.
+    sides: [Side; 2],
     address: BrokerAddress,
     link_address: Option<String>,
     counts: Counts,
@@ -117,15 +118,14 @@ impl Run {
         let mut backend = tuning.open(context, SocketType::XPUB)?;
         sys::switch_on(&mut backend, PublishOption::Verbose).map_err(wrap)?;
         let door = Door::open(context, config)?;
-        for socket in [&frontend, &backend] {
-            if door.is_some() {
-                Door::guard(socket)?;
-            }
-            if let Some(keys) = &config.keys {
-                keys.serve(socket)?;
-            }
+        if door.is_some() {
+            Door::guard([&frontend, &backend])?;
         }
-        let monitors = [Monitor::attach(context, &frontend)?, Monitor::attach(context, &backend)?];
+        if let Some(keys) = &config.keys {
+            keys.serve(&frontend)?;
+            keys.serve(&backend)?;
+        }
+        let sides = [Side::watch(context, &frontend)?, Side::watch(context, &backend)?];
         let address = BrokerAddress {
             backend: bind(&backend, &config.backend)?,
             frontend: bind(&frontend, &config.frontend)?,
@@ -153,7 +153,7 @@ impl Run {
             None
         };
         let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
-        let others = [&control, &monitors[0].socket, &monitors[1].socket];
+        let others = [&control, &sides[0].monitor.socket, &sides[1].monitor.socket];
         let linked = links.iter().flat_map(|links| [&links.into, &links.out]);
         let signals = [&frontend, &backend]
             .into_iter()
@@ -169,7 +169,7 @@ impl Run {
             links,
             control,
             door,
-            monitors,
+            sides,
             address,
             link_address,
             counts: Counts::new(config.max_topics),
@@ -486,26 +486,12 @@ impl Run {
         }
         self.next_look = now + IDLE;
         let stats = &mut self.counts.stats;
-        let [frontend, backend] = &self.monitors;
-        for (monitor, count) in
-            [(frontend, &mut stats.publishers), (backend, &mut stats.subscribers)]
-        {
-            while let Some((link, endpoint)) = monitor.next() {
-                match link {
-                    Link::Up => *count += 1,
-                    Link::Down => *count = count.saturating_sub(1),
-                    Link::Refused(why) => {
-                        stats.refused += 1;
-                        tracing::warn!(endpoint, ?why, "a connection did not come about");
-                    }
-                    _ => {}
-                }
-            }
-        }
+        stats.refused += self.sides.iter_mut().map(Side::look).sum::<u64>();
         if let Some(door) = &self.door {
-            let connected = stats.publishers.max(stats.subscribers);
-            stats.refused += door.answer(usize::try_from(connected).unwrap_or(usize::MAX));
+            stats.refused += door.answer(&mut self.sides, now);
         }
+        stats.publishers = self.sides[0].connected();
+        stats.subscribers = self.sides[1].connected();
         if let Some(links) = &mut self.links
             && (self.responders.changed || now - links.told > LINK_BEAT)
         {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod watch;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +51,15 @@ pub(crate) fn broker() -> Broker {
     Broker::start(&BrokerConfig::new("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")).unwrap()
 }
 
+/// Looks until it is so; [`watch`] ends what never is.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let since = std::time::Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "{what}: not after a minute");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Where a broker is, by backend and frontend.
 fn address([backend, frontend]: [SocketAddr; 2]) -> BrokerAddress {
     BrokerAddress { backend: format!("tcp://{backend}"), frontend: format!("tcp://{frontend}") }
@@ -87,6 +98,33 @@ impl Server {
         let id = self.process.id().unwrap();
         let pages = std::fs::read_to_string(format!("/proc/{id}/statm")).unwrap();
         pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
+    /// Lets it hang; it does when this returns.
+    pub(crate) fn hang(&self) {
+        self.process.pause();
+        let tasks = format!("/proc/{}/task", self.process.id().unwrap());
+        until("the broker hangs", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T'))
+            })
+        });
+    }
+
+    /// Waits until as many bytes of publishers lie at its door, which it has not read.
+    pub(crate) fn unread(&self, bytes: usize) {
+        let own = format!(":{:04X}", self.ports[1].number());
+        until("what was sent lies at the broker's door", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let queued = table.lines().skip(1).filter_map(|line| {
+                let mut fields = line.split_ascii_whitespace().skip(1);
+                let local = fields.next()?;
+                let (_, unread) = fields.nth(2)?.split_once(':')?;
+                local.ends_with(&own).then(|| usize::from_str_radix(unread, 16).unwrap())
+            });
+            queued.sum::<usize>() >= bytes
+        });
     }
 
     pub(crate) fn process(&self) -> &Process {
