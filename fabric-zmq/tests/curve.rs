@@ -140,7 +140,8 @@ async fn those_in_the_list_get_in_and_nobody_else() {
     refused(client(at.clone(), server.public(), &stranger)).await;
     // The operator sees whose key it was, and not the key.
     let fingerprint = stranger.public().fingerprint();
-    logged(&["WARN", "a connection is refused", &fingerprint, "127.0.0.1", "not in the list"]).await;
+    logged(&["WARN", "a connection is refused", &fingerprint, "127.0.0.1", "not in the list"])
+        .await;
     let whole = stranger.public().to_string();
     assert!(LOG.lock().unwrap().iter().all(|line| !line.contains(&whole)));
     refused(client(at.clone(), stranger.public(), &known)).await;
