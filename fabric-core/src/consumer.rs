@@ -446,7 +446,8 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         Ok(Consumer { group, control, ended, events, status })
     }
 
-    /// Starts, works until `signal` resolves, and drains.
+    /// Starts, works until `signal` resolves, and drains. A signal that comes before the group was joined
+    /// ends it as well: nothing was begun then.
     ///
     /// # Errors
     /// As [`start`](Self::start), [`Consumer::join`] and [`Consumer::drain`].
@@ -454,9 +455,12 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
     /// # Cancel safety
     /// Dropped midway everything stops at once: what was held comes again.
     pub async fn run_until(self, signal: impl Future) -> Result<()> {
-        let consumer = self.start().await?;
+        let mut signal = pin!(signal);
+        let consumer = match select(signal.as_mut(), pin!(self.start())).await {
+            Either::Left(_) => return Ok(()),
+            Either::Right((consumer, _)) => consumer?,
+        };
         {
-            let signal = pin!(signal);
             let join = pin!(consumer.join());
             if let Either::Right((ended, _)) = select(signal, join).await {
                 return ended;
@@ -549,7 +553,9 @@ impl Consumer {
         counted.status(state, control.concurrency)
     }
 
-    /// What happens to it from now on.
+    /// What happens to it: for the first who asks since it was started, later from now on.
+    ///
+    /// A listener that does not read misses what is older than the newest 1024, and is told.
     #[must_use]
     pub fn events(&self) -> ConsumerEvents {
         self.events.listen()

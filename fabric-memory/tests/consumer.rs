@@ -107,6 +107,7 @@ async fn a_try_is_bounded_its_panic_caught_and_made_again() {
         .await
         .unwrap();
     let mut events = consumer.events();
+    assert!(matches!(events.next().await, Some(ConsumerEvent::Started)));
     fabric.publish(event(1)).await.unwrap();
     settled(&fabric, "g").await;
     assert_eq!(log.lines(), ["1@0", "2@150", "3@350", "4@750"]);

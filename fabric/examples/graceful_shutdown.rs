@@ -45,23 +45,18 @@ async fn main() -> Result<()> {
     let url = arguments.next().unwrap_or_else(|| "memory://".to_owned());
     let waits = arguments.next().is_some_and(|argument| argument == "wait");
     let fabric = fabric::connect(&url).await?;
-    // The signal is heard from the first poll on: `run_until` does that, and so does `interrupt`.
     let signal = fabric::shutdown_signal();
     let counts = Counts::default();
-    let service = tokio::spawn(printer(&fabric, counts.clone()).run_until(signal.clone()));
-    if !waits {
-        tokio::spawn(interrupt(signal));
-    }
-
-    let mut ready = fabric.groups()?.info("printers").await.is_ok();
-    while !ready {
-        tokio::task::yield_now().await;
-        ready = fabric.groups()?.info("printers").await.is_ok();
-    }
+    let service = printer(&fabric, counts.clone()).start().await?;
     for n in 0..EVENTS {
         fabric.publish(Event::to("pages.a4").text(format!("page {n}"))).await?;
     }
-    service.await.expect("the service does not panic")?;
+    if !waits {
+        tokio::spawn(interrupt());
+    }
+    // `printer(..).run_until(signal).await` says the same in one line.
+    signal.await;
+    service.drain().await?;
 
     let (began, done) = (&counts.0.0, &counts.0.1);
     let (began, done) = (began.load(Ordering::Relaxed), done.load(Ordering::Relaxed));
@@ -73,15 +68,10 @@ async fn main() -> Result<()> {
 }
 
 /// Ctrl-C, as a person would press it after a moment.
-async fn interrupt(signal: fabric::Shutdown) {
-    tokio::select! {
-        () = signal.clone() => return,
-        () = tokio::time::sleep(Duration::from_millis(120)) => {}
-    }
+async fn interrupt() {
+    tokio::time::sleep(Duration::from_millis(120)).await;
     println!("^C");
     let process = std::process::id().to_string();
     let sent = std::process::Command::new("kill").args(["-INT", &process]).status();
-    if sent.is_ok_and(|status| status.success()) {
-        signal.await;
-    }
+    assert!(sent.is_ok_and(|status| status.success()), "there is no `kill` to press Ctrl-C with");
 }

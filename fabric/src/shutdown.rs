@@ -2,17 +2,22 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+#[cfg(unix)]
+use std::pin::pin;
 use std::task::{Context, Poll};
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
-use futures_util::future::{Shared, select};
+use futures_util::future::Shared;
+#[cfg(unix)]
+use futures_util::future::select;
+use tokio::runtime::Handle;
 
 /// Resolves when this process is asked to stop: by Ctrl-C, or by SIGTERM where there are signals.
 ///
-/// From its first poll on, neither ends the process by itself any more. It needs a tokio runtime
-/// with I/O enabled.
+/// From the call on neither ends the process by itself any more; outside of a tokio runtime, from
+/// the first poll on. The runtime needs I/O enabled.
 ///
 /// ```no_run
 /// # #[tokio::main]
@@ -29,7 +34,11 @@ use futures_util::future::{Shared, select};
 /// # Cancel safety
 /// Dropping the future changes nothing; a clone of it still resolves.
 pub fn shutdown_signal() -> Shutdown {
-    Shutdown(asked_to_stop().boxed().shared())
+    let asked = match Handle::try_current() {
+        Ok(_) => asked_to_stop().boxed(),
+        Err(_) => async { asked_to_stop().await }.boxed(),
+    };
+    Shutdown(asked.shared())
 }
 
 /// The moment at which this process is asked to stop; see [`shutdown_signal`].
@@ -53,35 +62,36 @@ impl fmt::Debug for Shutdown {
     }
 }
 
-async fn asked_to_stop() {
-    select(pin!(interrupted()), pin!(terminated())).await;
-}
-
-async fn interrupted() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        deaf("Ctrl-C", &error).await;
-    }
-}
-
+/// Begins to listen when it is called, not when it is polled.
 #[cfg(unix)]
-async fn terminated() {
+fn asked_to_stop() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    match signal(SignalKind::terminate()) {
-        Ok(mut signals) => {
-            signals.recv().await;
+    let listen = |name: &'static str, kind: SignalKind| {
+        let signals = signal(kind).inspect_err(|error| deaf(name, error));
+        async move {
+            match signals {
+                Ok(mut signals) => drop(signals.recv().await),
+                Err(_) => std::future::pending().await,
+            }
         }
-        Err(error) => deaf("SIGTERM", &error).await,
+    };
+    let interrupted = listen("Ctrl-C", SignalKind::interrupt());
+    let terminated = listen("SIGTERM", SignalKind::terminate());
+    async {
+        select(pin!(interrupted), pin!(terminated)).await;
     }
 }
 
 #[cfg(not(unix))]
-async fn terminated() {
-    std::future::pending().await
+async fn asked_to_stop() {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        deaf("Ctrl-C", &error);
+        std::future::pending().await
+    }
 }
 
 /// Where the system refuses to tell, the other signal is still waited for.
-async fn deaf(signal: &str, error: &std::io::Error) {
+fn deaf(signal: &str, error: &std::io::Error) {
     tracing::warn!(%error, "{signal} will not shut this process down gracefully");
-    std::future::pending().await
 }

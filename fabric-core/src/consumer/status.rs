@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -129,20 +130,27 @@ impl fmt::Debug for ConsumerEvents {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct EventSender(broadcast::Sender<ConsumerEvent>);
+pub(crate) struct EventSender {
+    sender: broadcast::Sender<ConsumerEvent>,
+    /// Has heard all since the beginning, for the first who listens.
+    first: Arc<Mutex<Option<broadcast::Receiver<ConsumerEvent>>>>,
+}
 
 impl EventSender {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(BOUND))
+        let (sender, first) = broadcast::channel(BOUND);
+        Self { sender, first: Arc::new(Mutex::new(Some(first))) }
     }
 
     pub(crate) fn send(&self, event: ConsumerEvent) {
         // Nobody listening is fine.
-        let _ = self.0.send(event);
+        let _ = self.sender.send(event);
     }
 
     pub(crate) fn listen(&self) -> ConsumerEvents {
-        let events = futures_util::stream::unfold(Some(self.0.subscribe()), async |events| {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let receiver = first.unwrap_or_else(|| self.sender.subscribe());
+        let events = futures_util::stream::unfold(Some(receiver), async |events| {
             let mut events = events?;
             match events.recv().await {
                 Ok(event @ ConsumerEvent::Stopped) => Some((event, None)),
