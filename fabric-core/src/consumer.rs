@@ -3,7 +3,9 @@
 //! A consumer owns its tasks: one for each concurrent handler and one that watches over them. They
 //! end with [`Consumer::drain`], [`Consumer::stop`] or when the [`Consumer`] is dropped.
 
+mod at_once;
 mod batch;
+mod busy;
 mod dedup;
 mod gate;
 mod handler;
@@ -12,6 +14,7 @@ mod responder;
 mod retry;
 mod routes;
 mod run;
+mod runner;
 #[cfg(feature = "tower")]
 mod service;
 mod status;
@@ -681,9 +684,9 @@ impl Counted {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
             tripped: engine.plan.switch.as_ref().is_some_and(Switch::is_tripped),
-            running: counters.running.load(Ordering::Relaxed),
+            running: engine.workforce.working(),
             counts: [
-                read(&counters.handled),
+                engine.workforce.handled(),
                 read(&counters.failed),
                 read(&counters.retried),
                 read(&counters.dead),

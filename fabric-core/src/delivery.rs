@@ -213,6 +213,47 @@ impl Delivery {
         Settling::new(self, Verdict::Bury(Box::new((reason, error, attempts))), Self::settle)
     }
 
+    pub(crate) const fn chunk(&self) -> &Arc<Chunk> {
+        &self.chunk
+    }
+
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether a layer watches what is done with it.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.chunk.watches().next().is_some()
+    }
+
+    /// As [`ack`](Self::ack) where that takes no waiting; else how it goes on.
+    pub(crate) fn ack_at_once(mut self) -> std::result::Result<Spent, Settling<Self>> {
+        match self.chunk.ack_bare(self.mask()) {
+            Some(Settled::Done(Ok(()))) => {
+                self.open = Open::No;
+                Ok(Spent(self))
+            }
+            Some(settled) => Err(Settling(Stage::Pending(self.after_ack(settled)))),
+            None => Err(self.ack()),
+        }
+    }
+
+    /// The way of an ack that was claimed and is under way, or failed.
+    fn after_ack(mut self, settled: Settled) -> BoxFuture<'static, (Self, Result<()>)> {
+        Box::pin(async move {
+            let result = match settled {
+                Settled::Done(result) => result,
+                Settled::Pending(pending) => pending.await,
+            };
+            let result = result.map_err(|error| {
+                self.chunk.unclaim(self.mask());
+                self.describe(error.with_operation("ack"))
+            });
+            self.open = result.is_err().into();
+            (self, result)
+        })
+    }
+
     pub(crate) fn put_into(mut self, batch: &mut DeliveryBatch) {
         self.open = Open::No;
         batch.push(&self.chunk, self.index);
@@ -397,6 +438,22 @@ impl fmt::Debug for DeliveryBatch {
     }
 }
 
+/// A delivery that was settled. The next one of its chunk takes its place, which is cheaper than to
+/// count one handle on the chunk down and another up.
+pub(crate) struct Spent(Delivery);
+
+impl Spent {
+    pub(crate) fn is_of(&self, chunk: &Arc<Chunk>) -> bool {
+        Arc::ptr_eq(&self.0.chunk, chunk)
+    }
+
+    /// The delivery at `index` of the same chunk.
+    pub(crate) fn renew(mut self, index: u32) -> Delivery {
+        (self.0.index, self.0.open) = (index, Open::Yes);
+        self.0
+    }
+}
+
 /// A hold on an event for as long as its lease lasts, apart from the right to settle it.
 #[derive(Clone)]
 pub(crate) struct Lease {
@@ -405,6 +462,10 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    pub(crate) const fn new(chunk: Arc<Chunk>, index: u32) -> Self {
+        Self { chunk, index }
+    }
+
     pub(crate) fn position(&self) -> Option<Position> {
         self.chunk.position(self.index as usize)
     }
@@ -579,23 +640,10 @@ impl<D> Settling<D> {
 }
 
 impl Settling<Delivery> {
-    /// The way of an ack that was claimed and is under way, or failed.
     fn await_ack(&mut self, settled: Settled) {
-        let Stage::Start(mut delivery, ..) = std::mem::replace(&mut self.0, Stage::Over) else {
-            return;
-        };
-        self.0 = Stage::Pending(Box::pin(async move {
-            let result = match settled {
-                Settled::Done(result) => result,
-                Settled::Pending(pending) => pending.await,
-            };
-            let result = result.map_err(|error| {
-                delivery.chunk.unclaim(delivery.mask());
-                delivery.describe(error.with_operation("ack"))
-            });
-            delivery.open = result.is_err().into();
-            (delivery, result)
-        }));
+        if let Stage::Start(delivery, ..) = std::mem::replace(&mut self.0, Stage::Over) {
+            self.0 = Stage::Pending(delivery.after_ack(settled));
+        }
     }
 }
 

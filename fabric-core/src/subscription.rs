@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::chunk::{Chunk, DeliveryInfo, Observer, Settlement, Settler};
 use crate::dead_letter::{DeadLetterOffice, DeadLetterReason};
-use crate::delivery::{Delivery, DeliveryBatch, bury_now};
+use crate::delivery::{Delivery, DeliveryBatch, Spent, bury_now};
 use crate::event::Event;
 use crate::fabric::Listing;
 use crate::group::Group;
@@ -218,7 +218,27 @@ impl Subscription {
         self.held.push_front(error);
     }
 
-    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
+    /// As [`recv`](Self::recv), for whoever settled `spent` and has no more use for it.
+    pub(crate) fn poll_after(
+        &mut self,
+        spent: &mut Option<Spent>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Delivery>>> {
+        if let Some((chunk, index)) = self.next_plain()
+            && let Some(spent) = spent.take_if(|spent| spent.is_of(chunk))
+        {
+            chunk.hand_out(index + 1);
+            if index + 1 < chunk.len() as u32 {
+                self.next += 1;
+            } else {
+                (self.current, self.next) = (None, 0);
+            }
+            return Poll::Ready(Some(Ok(spent.renew(index))));
+        }
+        self.poll_delivery(cx)
+    }
+
+    pub(crate) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery>>> {
         if let Some((chunk, index)) = self.take_plain() {
             return Poll::Ready(Some(Ok(Delivery::new(chunk, index))));
         }
@@ -248,18 +268,26 @@ impl Subscription {
         next.map(|next| next.map(|next| next.map(|(chunk, index)| Delivery::new(chunk, index))))
     }
 
-    /// The way of nearly every delivery: it is one more of a chunk whose first was handed out.
+    /// The next delivery where it is one more of a chunk whose first was handed out.
     #[inline]
-    fn take_plain(&mut self) -> Option<Place> {
+    fn next_plain(&self) -> Option<(&Arc<Chunk>, u32)> {
         let index = self.next;
         if !self.plain || index.is_multiple_of(DELIVERIES_PER_UNIT) || !self.gathered.is_empty() {
             return None;
         }
         let chunk = self.current.as_ref().filter(|chunk| chunk.closed() & 1 << index == 0)?;
+        Some((chunk, index))
+    }
+
+    /// The way of nearly every delivery.
+    #[inline]
+    fn take_plain(&mut self) -> Option<Place> {
+        let (chunk, index) = self.next_plain()?;
         chunk.hand_out(index + 1);
         if index + 1 < chunk.len() as u32 {
+            let chunk = Arc::clone(chunk);
             self.next += 1;
-            return Some((Arc::clone(chunk), index));
+            return Some((chunk, index));
         }
         self.next = 0;
         Some((self.current.take()?, index))

@@ -5,13 +5,12 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
-
-use crate::chunk::DeliveryInfo;
-use crate::delivery::Lease;
+use super::runner::{Runner, runner};
+use crate::chunk::Chunk;
+use crate::delivery::{Delivery, Lease};
 use crate::event::{Event, IntoEvent};
 use crate::fabric::Fabric;
 use crate::group::Group;
@@ -167,11 +166,15 @@ impl<A: IntoOutputs, B: IntoOutputs> IntoOutputs for (A, B) {
 }
 
 /// What a handler knows beside the event. Cheap to clone.
-pub struct Context<S = ()> {
+pub struct Context<S = ()>(Arc<Known<S>>);
+
+/// What a context knows. It serves one try after the other: those of one chunk differ in two
+/// numbers, so that a new one costs no count of a handle up and down.
+struct Known<S> {
     shared: Arc<Shared<S>>,
-    info: Option<Arc<DeliveryInfo>>,
-    lease: Option<Lease>,
-    attempt: u32,
+    chunk: Option<Arc<Chunk>>,
+    /// The delivery's place in the chunk, and below it which try this is.
+    which: AtomicU64,
 }
 
 /// What all handlers of one consumer share.
@@ -183,47 +186,73 @@ pub(crate) struct Shared<S> {
 }
 
 impl<S> Context<S> {
-    pub(crate) const fn new(shared: Arc<Shared<S>>, lease: Option<Lease>, attempt: u32) -> Self {
-        Self { shared, info: None, lease, attempt }
+    pub(crate) fn new(shared: Arc<Shared<S>>, delivery: Option<&Delivery>, attempt: u32) -> Self {
+        let (chunk, index) = delivery
+            .map_or((None, 0), |delivery| (Some(Arc::clone(delivery.chunk())), delivery.index()));
+        let which = AtomicU64::new(which(index, attempt));
+        Self(Arc::new(Known { shared, chunk, which }))
+    }
+
+    /// Makes this the context of another try, unless somebody else has it still.
+    pub(crate) fn renew(&mut self, delivery: &Delivery, attempt: u32) -> bool {
+        if Arc::strong_count(&self.0) != 1 {
+            return false;
+        }
+        // Whoever had it has read what was there.
+        fence(Ordering::Acquire);
+        if self.0.chunk.as_ref().is_none_or(|chunk| !Arc::ptr_eq(chunk, delivery.chunk())) {
+            let Some(known) = Arc::get_mut(&mut self.0) else { return false };
+            known.chunk = Some(Arc::clone(delivery.chunk()));
+        }
+        self.0.which.store(which(delivery.index(), attempt), Ordering::Relaxed);
+        true
+    }
+
+    /// The same of no delivery, unless somebody else has it still.
+    pub(crate) fn blank(mut self) -> Option<Self> {
+        Arc::get_mut(&mut self.0)?.chunk = None;
+        Some(self)
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        let index = (self.0.which.load(Ordering::Relaxed) >> 32) as u32;
+        self.0.chunk.as_ref().map(|chunk| Lease::new(Arc::clone(chunk), index))
     }
 
     /// The state that the consumer was given.
     #[must_use]
     pub fn state(&self) -> &S {
-        &self.shared.state
+        &self.0.shared.state
     }
 
     /// The fabric that the event came from.
     #[must_use]
     pub fn fabric(&self) -> &Fabric {
-        &self.shared.fabric
+        &self.0.shared.fabric
     }
 
     /// The consumer's group; for a responder its name.
     #[must_use]
     pub fn group(&self) -> &Group {
-        &self.shared.group
+        &self.0.shared.group
     }
 
     /// How often this event was tried, this try included, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.0.which.load(Ordering::Relaxed) as u32
     }
 
     /// Where the event lies, if anything keeps it.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
-        match &self.info {
-            Some(info) => info.position.clone(),
-            None => self.lease.as_ref()?.position(),
-        }
+        self.lease()?.position()
     }
 
     /// Whether the consumer takes no new work: a long handler may want to come to an end.
     #[must_use]
     pub fn draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
+        self.0.shared.draining.load(Ordering::Acquire)
     }
 
     /// Begins the event's lease anew. The consumer does so itself while a handler runs.
@@ -234,7 +263,7 @@ impl<S> Context<S> {
     /// # Cancel safety
     /// The lease may or may not have been extended.
     pub fn progress(&self) -> impl Future<Output = Result<()>> + Send + use<S> {
-        let lease = self.lease.clone();
+        let lease = self.lease();
         async move {
             match lease {
                 Some(lease) => lease.extend().await,
@@ -246,34 +275,27 @@ impl<S> Context<S> {
 
 impl<S> Clone for Context<S> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            info: self.info.clone(),
-            lease: self.lease.clone(),
-            attempt: self.attempt,
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<S> fmt::Debug for Context<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("group", &self.shared.group)
-            .field("attempt", &self.attempt)
+            .field("group", self.group())
+            .field("attempt", &self.attempt())
             .finish_non_exhaustive()
     }
 }
 
-/// A handler's try: its outputs or why it failed.
-pub(crate) type Try = BoxFuture<'static, HandlerResult<Outputs>>;
+const fn which(index: u32, attempt: u32) -> u64 {
+    (index as u64) << 32 | attempt as u64
+}
 
 /// A handler of one kind of event, whatever its type.
 pub(crate) trait Handle<S>: Send + Sync {
-    /// Begins a try.
-    ///
-    /// # Errors
-    /// What the decoder said where the event is not of the handler's type.
-    fn call(&self, event: &Event, context: Context<S>) -> Result<Try>;
+    /// What runs it for one worker.
+    fn runner(self: Arc<Self>) -> Box<dyn Runner<S>>;
 
     /// What the handler is called in warnings.
     fn name(&self) -> &'static str;
@@ -296,9 +318,11 @@ where
     Fut: Future<Output = HandlerResult<O>> + Send + 'static,
     O: IntoOutputs,
 {
-    fn call(&self, event: &Event, context: Context<S>) -> Result<Try> {
-        let typed = event.decode::<T>()?;
-        Ok(attempt((self.0.clone())(typed, context)))
+    fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
+        runner(move |event, context| {
+            let typed = event.decode::<T>()?;
+            Ok((self.0.clone())(typed, context))
+        })
     }
 
     fn name(&self) -> &'static str {
@@ -316,25 +340,13 @@ where
     Fut: Future<Output = HandlerResult<O>> + Send + 'static,
     O: IntoOutputs,
 {
-    fn call(&self, event: &Event, context: Context<S>) -> Result<Try> {
-        Ok(attempt((self.0.clone())(event.clone(), context)))
+    fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
+        runner(move |event, context| Ok((self.0.clone())(event.clone(), context)))
     }
 
     fn name(&self) -> &'static str {
         std::any::type_name::<F>()
     }
-}
-
-fn attempt<Fut, O>(handler: Fut) -> Try
-where
-    Fut: Future<Output = HandlerResult<O>> + Send + 'static,
-    O: IntoOutputs,
-{
-    Box::pin(async move {
-        let mut outputs = Outputs::new();
-        handler.await?.into_outputs(&mut outputs);
-        Ok(outputs)
-    })
 }
 
 /// What a caught panic said.

@@ -1,12 +1,11 @@
 //! The subscription of a consumer, from which all its workers take.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::Result;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Spent};
 use crate::subscription::Subscription;
 
 /// What a worker gets: a delivery, an error along the way, or the end.
@@ -26,9 +25,9 @@ struct State {
 }
 
 impl State {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll(&mut self, spent: &mut Option<Spent>, cx: &mut Context<'_>) -> Poll<Next> {
         match &mut self.subscription {
-            Some(subscription) => pin!(subscription.recv()).poll(cx),
+            Some(subscription) => subscription.poll_after(spent, cx),
             None => Poll::Ready(None),
         }
     }
@@ -40,14 +39,16 @@ impl Inbox {
         Self { state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
     }
 
-    /// What is there, if anything is and nobody waits for it.
-    pub(crate) fn try_next(&self) -> Option<Next> {
+    /// What is there, if anything is and nobody waits for it, for a worker that has no more use for
+    /// what it settled before.
+    pub(crate) fn try_next(&self, mut spent: Option<Spent>) -> Option<Next> {
+        // What is not used is dropped after the lock.
         let mut state = self.lock();
         if state.waiting {
             return None;
         }
         // Whoever has to wait polls again, to be woken.
-        match state.poll(&mut Context::from_waker(Waker::noop())) {
+        match state.poll(&mut spent, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(next) => Some(next),
             Poll::Pending => None,
         }
@@ -59,7 +60,7 @@ impl Inbox {
         let _waiting = Waiting(self);
         poll_fn(|cx| {
             let mut state = self.lock();
-            let next = state.poll(cx);
+            let next = state.poll(&mut None, cx);
             state.waiting = next.is_pending();
             next
         })

@@ -1,32 +1,33 @@
 //! The runtime of a consumer: workers that receive, try, publish outputs and settle.
 
-use std::any::Any;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as Task, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
 use hashbrown::HashMap;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 
+use super::at_once::{AtOnce, Began};
 use super::batch::{BatchRoute, Verdict};
+use super::busy::{BATCH, Busy, Workforce};
 use super::dedup::{Claim, Dedup};
 use super::gate::{Admission, Pass, Rate, Switch};
 use super::handler::{
-    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, Try, panic_text, unreadable,
+    Context, Handle, HandlerError, HandlerResult, Outputs, Shared, panic_text, unreadable,
 };
 use super::inbox::{Inbox, Next};
 use super::retry::Retry;
 use super::routes::route;
+use super::runner::{Guarded, Outcome, Trying, Worker};
 use super::status::{ConsumerEvent, EventSender};
 use super::{Route, Unmatched};
 use crate::chunk::Nack;
@@ -90,6 +91,7 @@ pub(crate) struct Engine<S> {
     has_tried: AtomicBool,
     /// Tries in place of events that were given back since.
     tried: Mutex<(HashMap<EventId, u32, RandomState>, VecDeque<EventId>)>,
+    pub(crate) workforce: Workforce,
     pub(crate) counters: Counters,
     pub(crate) events: EventSender,
     pub(crate) ended: Mutex<Option<Error>>,
@@ -99,58 +101,12 @@ pub(crate) struct Engine<S> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) running: AtomicUsize,
-    pub(crate) handled: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) retried: AtomicU64,
     pub(crate) dead: AtomicU64,
     pub(crate) lost: AtomicU64,
     pub(crate) duplicates: AtomicU64,
     pub(crate) blocked: AtomicU64,
-}
-
-/// What one worker polls, for the watch on blocked threads.
-#[derive(Debug, Default)]
-pub(crate) struct Busy {
-    /// Odd while a handler is being polled.
-    polls: AtomicU64,
-    /// Which of the plan's routes; one beyond them is the fallback, [`BATCH`] the batch handler.
-    route: AtomicUsize,
-}
-
-const BATCH: usize = usize::MAX;
-
-impl Busy {
-    /// The poll that goes on, if one does: its number and its route.
-    pub(crate) fn poll(&self) -> Option<(u64, usize)> {
-        let polls = self.polls.load(Ordering::Relaxed);
-        (polls % 2 == 1).then(|| (polls, self.route.load(Ordering::Relaxed)))
-    }
-
-    fn enter(&self, route: usize) {
-        self.route.store(route, Ordering::Relaxed);
-        self.count();
-    }
-
-    fn leave(&self) {
-        self.count();
-    }
-
-    /// Its worker alone writes.
-    fn count(&self) {
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
-    }
-}
-
-/// How a try ended.
-enum Outcome {
-    Done(Outputs),
-    Failed(HandlerError),
-    /// The event cannot be read as the handler's type.
-    Unreadable(Error),
-    /// The lease ended: the event belongs to another.
-    Lost,
 }
 
 impl<S: Send + Sync + 'static> Engine<S> {
@@ -167,6 +123,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             lanes: Mutex::default(),
             has_tried: AtomicBool::new(false),
             tried: Mutex::default(),
+            workforce: Workforce::default(),
             counters: Counters::default(),
             events,
             ended: Mutex::default(),
@@ -205,6 +162,8 @@ impl<S: Send + Sync + 'static> Engine<S> {
     ) {
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Decrement(&self.alive);
+        let _joined = self.workforce.join(&busy);
+        let mut worker = Worker::new(busy);
         // Whoever waited for a change has seen it, and this loop has not.
         let mut look = true;
         loop {
@@ -232,40 +191,68 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 continue;
             };
             if let Some(batch) = &self.plan.batch {
-                let first = {
-                    let changed = pin!(control.changed());
-                    let receive = pin!(self.receive());
-                    match select(receive, changed).await {
-                        Either::Left((first, _)) => Some(first),
-                        Either::Right(_) => None,
-                    }
-                };
-                match first {
+                match self.receive_unless_changed(&mut control).await {
                     None => look = true,
                     Some(None) => return,
                     Some(Some(first)) => {
                         let deliveries = self.gather(batch, first).await;
-                        self.run_batch(&busy, batch, deliveries).await;
+                        worker.busy.works(true);
+                        self.run_batch(&worker.busy, batch, deliveries).await;
+                        worker.busy.works(false);
                     }
                 }
                 continue;
             }
-            let received = match self.receive_now() {
+            let received = if self.plan.is_straight() {
+                match poll_fn(|cx| Poll::Ready(self.at_once(&mut worker, &control, cx))).await {
+                    AtOnce::Nothing => None,
+                    AtOnce::Changed => continue,
+                    AtOnce::Over => return,
+                    AtOnce::Acking(settling) => {
+                        self.settled(settling.await);
+                        continue;
+                    }
+                    AtOnce::Began(delivery, began) => {
+                        let began = Some(began);
+                        worker.busy.works(true);
+                        self.try_until_settled(&mut worker, delivery, began, &mut control).await;
+                        worker.busy.works(false);
+                        continue;
+                    }
+                    AtOnce::Received(delivery) => Some(Some(delivery)),
+                }
+            } else {
+                self.receive_now()
+            };
+            let received = match received {
                 Some(received) => Some(received),
                 None => {
-                    let changed = pin!(control.changed());
-                    let receive = pin!(self.receive());
-                    match select(receive, changed).await {
-                        Either::Left((received, _)) => Some(received),
-                        Either::Right(_) => None,
-                    }
+                    worker.rest();
+                    self.receive_unless_changed(&mut control).await
                 }
             };
             match received {
                 None => look = true,
                 Some(None) => return,
-                Some(Some(delivery)) => self.run(&busy, delivery, &mut control).await,
+                Some(Some(delivery)) => {
+                    worker.busy.works(true);
+                    self.run(&mut worker, delivery, &mut control).await;
+                    worker.busy.works(false);
+                }
             }
+        }
+    }
+
+    /// The next event to work on; `None` where the control changed meanwhile.
+    async fn receive_unless_changed(
+        &self,
+        control: &mut watch::Receiver<Control>,
+    ) -> Option<Option<Delivery>> {
+        let changed = pin!(control.changed());
+        let receive = pin!(self.receive());
+        match select(receive, changed).await {
+            Either::Left((received, _)) => Some(received),
+            Either::Right(_) => None,
         }
     }
 
@@ -331,8 +318,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     /// Handles a batch: each event is settled by its own verdict.
     async fn run_batch(&self, busy: &Busy, batch: &BatchRoute<S>, deliveries: Vec<Delivery>) {
-        self.counters.running.fetch_add(1, Ordering::Relaxed);
-        let _running = Decrement(&self.counters.running);
         let (mut ours, mut others) = (Vec::new(), Vec::new());
         for delivery in deliveries {
             let side = if batch.takes.fits(&delivery) { &mut ours } else { &mut others };
@@ -385,21 +370,21 @@ impl<S: Send + Sync + 'static> Engine<S> {
                 },
             }
         }
-        self.ack_all(done).await;
+        self.ack_all(busy, done).await;
         for (delivery, verdict) in failed {
             self.settle_as(delivery, verdict).await;
         }
     }
 
     /// Acks together what was handled together.
-    async fn ack_all(&self, done: DeliveryBatch) {
+    async fn ack_all(&self, busy: &Busy, done: DeliveryBatch) {
         if done.is_empty() {
             return;
         }
         for _ in 0..done.len() {
             self.note(true);
         }
-        self.counters.handled.fetch_add(done.len() as u64, Ordering::Relaxed);
+        busy.handled(done.len() as u64);
         if let Err(failed) = done.ack().await {
             if failed.error.kind() == ErrorKind::StaleAck {
                 let lost = failed.delivery.len() as u64;
@@ -468,7 +453,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// The next event to work on. Events behind another of their key are laid aside.
     async fn receive(&self) -> Option<Delivery> {
         loop {
-            let next = match self.inbox.try_next() {
+            let next = match self.inbox.try_next(None) {
                 Some(next) => next,
                 None => self.inbox.next().await,
             };
@@ -481,7 +466,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// The same where it is there already.
     fn receive_now(&self) -> Option<Option<Delivery>> {
         loop {
-            let next = self.inbox.try_next()?;
+            let next = self.inbox.try_next(None)?;
             if let Some(received) = self.sort(next) {
                 return Some(received);
             }
@@ -489,7 +474,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     /// What a worker has to do about what came: work on it, end, or, if nothing, ask for the next.
-    fn sort(&self, next: Next) -> Option<Option<Delivery>> {
+    pub(super) fn sort(&self, next: Next) -> Option<Option<Delivery>> {
         match next {
             Some(Ok(delivery)) => self.lay_aside(delivery).map(Some),
             Some(Err(error)) => {
@@ -528,17 +513,20 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     /// Works on an event, and under order by key on those that came behind it meanwhile.
-    async fn run(&self, busy: &Busy, delivery: Delivery, control: &mut watch::Receiver<Control>) {
+    async fn run(
+        &self,
+        worker: &mut Worker<S>,
+        delivery: Delivery,
+        control: &mut watch::Receiver<Control>,
+    ) {
         let key: Option<Arc<str>> =
             if self.plan.ordered { delivery.key().map(Arc::from) } else { None };
-        self.counters.running.fetch_add(1, Ordering::Relaxed);
-        let _running = Decrement(&self.counters.running);
-        let Some(key) = key else { return self.process(busy, delivery, control).await };
+        let Some(key) = key else { return self.process(worker, delivery, control).await };
         let mut lane = Lane { engine: self, key: Some(key) };
         let mut next = Some(delivery);
         let mut _pass = Pass::FREE;
         while let Some(delivery) = next.take() {
-            self.process(busy, delivery, control).await;
+            self.process(worker, delivery, control).await;
             if lane.is_waiting() {
                 match self.leave_for_next(control).await {
                     Some(pass) => _pass = pass,
@@ -578,7 +566,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
 
     async fn process(
         &self,
-        busy: &Busy,
+        worker: &mut Worker<S>,
         delivery: Delivery,
         control: &mut watch::Receiver<Control>,
     ) {
@@ -587,7 +575,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             return;
         }
         let Some(dedup) = &self.plan.dedup else {
-            self.try_until_settled(busy, delivery, control).await;
+            self.try_until_settled(worker, delivery, None, control).await;
             return;
         };
         let key = (dedup.key)(&delivery);
@@ -613,18 +601,24 @@ impl<S: Send + Sync + 'static> Engine<S> {
             }
         }
         let mut claim = ClaimGuard { dedup, key: Some(key) };
-        let handled = self.try_until_settled(busy, delivery, control).await;
+        let handled = self.try_until_settled(worker, delivery, None, control).await;
         claim.finish(handled).await;
     }
 
-    /// Tries until the event is settled one way or the other; whether its handler succeeded.
+    /// Tries until the event is settled one way or the other, on from its first try where that
+    /// began; whether its handler succeeded.
     async fn try_until_settled(
         &self,
-        busy: &Busy,
+        worker: &mut Worker<S>,
         delivery: Delivery,
+        mut began: Option<Began>,
         control: &mut watch::Receiver<Control>,
     ) -> bool {
-        let Some((route, handler)) = self.handler_of(&delivery) else {
+        let found = match &began {
+            Some(began) => self.handler(began.route).map(|handler| (began.route, handler)),
+            None => self.handler_of(&delivery),
+        };
+        let Some((route, handler)) = found else {
             self.unmatched(delivery).await;
             return false;
         };
@@ -635,14 +629,19 @@ impl<S: Send + Sync + 'static> Engine<S> {
             tries += 1;
             let attempt =
                 (delivery.attempt().max(1) - 1).saturating_add(before).saturating_add(tries);
-            let outcome = match self.attempt(busy, route, handler, &delivery, attempt).await {
+            let tried = match began.take() {
+                Some(Began { ended: Some(outcome), .. }) => outcome,
+                Some(_) => self.resume(worker, route, handler, &delivery).await,
+                None => self.attempt(worker, route, handler, &delivery, attempt).await,
+            };
+            let outcome = match tried {
                 Outcome::Done(outputs) if outputs.is_empty() => {
-                    self.done(delivery).await;
+                    self.done(&worker.busy, delivery).await;
                     return true;
                 }
                 Outcome::Done(outputs) => match self.publish(outputs, &delivery).await {
                     Ok(()) => {
-                        self.done(delivery).await;
+                        self.done(&worker.busy, delivery).await;
                         return true;
                     }
                     Err(error) => Outcome::Failed(HandlerError::transient(
@@ -699,9 +698,9 @@ impl<S: Send + Sync + 'static> Engine<S> {
     }
 
     /// The event is handled, and its outputs are kept.
-    async fn done(&self, delivery: Delivery) {
+    async fn done(&self, busy: &Busy, delivery: Delivery) {
         self.note(true);
-        self.counters.handled.fetch_add(1, Ordering::Relaxed);
+        busy.handled(1);
         self.settled(delivery.ack().await);
     }
 
@@ -785,32 +784,46 @@ impl<S: Send + Sync + 'static> Engine<S> {
     /// One try: decoded, bounded in time, its panic caught, its lease kept alive.
     async fn attempt(
         &self,
-        busy: &Busy,
+        worker: &mut Worker<S>,
         route: usize,
         handler: &Arc<dyn Handle<S>>,
         delivery: &Delivery,
         attempt: u32,
     ) -> Outcome {
-        let context = Context::new(Arc::clone(&self.shared), Some(delivery.lease()), attempt);
-        let called = catch_unwind(AssertUnwindSafe(|| handler.call(delivery.event(), context)));
-        let future = match called {
-            Ok(Ok(future)) => future,
+        let context = worker.context(&self.shared, delivery, attempt);
+        let (busy, runner) = worker.runner(route, handler);
+        let begun = catch_unwind(AssertUnwindSafe(|| runner.begin(delivery.event(), context)));
+        match begun {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => return Outcome::Unreadable(error),
             Err(panic) => return Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
-        };
-        let future = in_sight(delivery.begin_work(), future);
+        }
+        let future = Trying::new(delivery.begin_work(), runner);
         let mut guarded = Guarded { future, busy, route, name: handler.name() };
         // Most handlers are done at once or after one wait: no timer is made before the first.
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut guarded).poll(cx))).await;
         match first {
-            Poll::Ready(ended) => ended_as(ended),
+            Poll::Ready(ended) => ended.into(),
             Poll::Pending => self.wait_for(guarded, delivery).await,
         }
     }
 
+    /// Goes on with a try that began, and waits.
+    async fn resume(
+        &self,
+        worker: &mut Worker<S>,
+        route: usize,
+        handler: &Arc<dyn Handle<S>>,
+        delivery: &Delivery,
+    ) -> Outcome {
+        let (busy, runner) = worker.runner(route, handler);
+        let future = Trying::new(Works::default(), runner);
+        self.wait_for(Guarded { future, busy, route, name: handler.name() }, delivery).await
+    }
+
     async fn wait_for(
         &self,
-        mut guarded: Guarded<'_, HandlerResult<Outputs>>,
+        mut guarded: Guarded<'_, Trying<'_, S>>,
         delivery: &Delivery,
     ) -> Outcome {
         let began = Instant::now();
@@ -824,7 +837,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
             let timer = pin!(sleep_until(at));
             let (is_lost, is_late) = match select(&mut guarded, select(lost.as_mut(), timer)).await
             {
-                Either::Left((ended, _)) => return ended_as(ended),
+                Either::Left((ended, _)) => return ended.into(),
                 Either::Right((Either::Left(_), _)) => (true, false),
                 Either::Right((Either::Right(_), _)) => (false, Some(at) == deadline),
             };
@@ -868,11 +881,19 @@ impl<S: Send + Sync + 'static> Engine<S> {
         Ok(())
     }
 
-    fn handler_of(&self, event: &Event) -> Option<(usize, &Arc<dyn Handle<S>>)> {
+    /// The handler that takes an event, and its route; one beyond them is the fallback.
+    pub(super) fn handler_of(&self, event: &Event) -> Option<(usize, &Arc<dyn Handle<S>>)> {
         let routes = &self.plan.routes;
-        match route(routes.iter().map(|route| &route.takes), event) {
-            Some(index) => Some((index, &routes[index].handler)),
-            None => Some((routes.len(), self.plan.fallback.as_ref()?)),
+        let found = route(routes.iter().map(|route| &route.takes), event);
+        let route = found.unwrap_or(routes.len());
+        Some((route, self.handler(route)?))
+    }
+
+    /// The handler of a route.
+    pub(super) fn handler(&self, route: usize) -> Option<&Arc<dyn Handle<S>>> {
+        match self.plan.routes.get(route) {
+            Some(route) => Some(&route.handler),
+            None => self.plan.fallback.as_ref(),
         }
     }
 
@@ -926,7 +947,10 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
-    fn settled<D>(&self, result: std::result::Result<(), crate::delivery::SettleError<D>>) {
+    pub(super) fn settled<D>(
+        &self,
+        result: std::result::Result<(), crate::delivery::SettleError<D>>,
+    ) {
         if let Err(failed) = result {
             if failed.error.kind() == ErrorKind::StaleAck {
                 self.counters.lost.fetch_add(1, Ordering::Relaxed);
@@ -944,7 +968,7 @@ impl<S: Send + Sync + 'static> Engine<S> {
         }
     }
 
-    fn tries_before(&self, id: &EventId) -> u32 {
+    pub(super) fn tries_before(&self, id: &EventId) -> u32 {
         if !self.has_tried.load(Ordering::Acquire) {
             return 0;
         }
@@ -965,55 +989,6 @@ impl<S: Send + Sync + 'static> Engine<S> {
             {
                 tried.0.remove(&oldest);
             }
-        }
-    }
-}
-
-/// The same try in the sight of the layers; its outputs belong to the trace that they made of it.
-fn in_sight(works: Works, future: Try) -> Try {
-    if works.is_empty() {
-        return future;
-    }
-    Box::pin(async move {
-        let origin = works.origin();
-        let mut outputs = works.run(future).await?;
-        for output in outputs.iter_mut().flatten() {
-            if let (Some(origin), None) = (&origin, output.trace()) {
-                output.set_trace(origin.clone());
-            }
-        }
-        Ok(outputs)
-    })
-}
-
-fn ended_as(ended: Result<HandlerResult<Outputs>, Box<dyn Any + Send>>) -> Outcome {
-    match ended {
-        Ok(Ok(outputs)) => Outcome::Done(outputs),
-        Ok(Err(failure)) => Outcome::Failed(failure),
-        Err(panic) => Outcome::Failed(HandlerError::transient(panic_text(&*panic))),
-    }
-}
-
-/// A handler whose panics are caught and whose polls are watched.
-struct Guarded<'a, R> {
-    future: BoxFuture<'static, R>,
-    busy: &'a Busy,
-    route: usize,
-    name: &'static str,
-}
-
-impl<R> Future for Guarded<'_, R> {
-    type Output = Result<R, Box<dyn Any + Send>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        this.busy.enter(this.route);
-        let polled = catch_unwind(AssertUnwindSafe(|| this.future.as_mut().poll(cx)));
-        this.busy.leave();
-        match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
-            Err(panic) => Poll::Ready(Err(panic)),
         }
     }
 }

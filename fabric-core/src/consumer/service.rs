@@ -3,16 +3,15 @@
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, future::Future};
 
 use tower_service::Service;
 
-use super::handler::{Context, Handle, HandlerError, IntoOutputs, Outputs, Try};
+use super::handler::{Context, Handle, HandlerError, IntoOutputs};
 use super::routes::Takes;
+use super::runner::{Runner, runner};
 use super::{ConsumerBuilder, Route};
-use crate::Result;
-use crate::event::Event;
 use crate::pattern::Pattern;
 use crate::typed::{Typed, TypedEvent};
 
@@ -105,7 +104,7 @@ impl<S: Send + Sync + 'static> ConsumerBuilder<S> {
         match Pattern::new(T::PATTERN) {
             Ok(pattern) => self.routes.push(Route {
                 takes: Takes::typed(pattern, T::TYPE),
-                handler: std::sync::Arc::new(ServiceHandler {
+                handler: Arc::new(ServiceHandler {
                     service: Mutex::new(service),
                     event: PhantomData::<fn(T)>,
                 }),
@@ -131,16 +130,15 @@ where
     Svc::Error: Into<HandlerError>,
     Svc::Future: Future + Send + 'static,
 {
-    fn call(&self, event: &Event, context: Context<S>) -> Result<Try> {
-        let incoming = Incoming { event: event.decode::<T>()?, context };
-        let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            let response = service.call(incoming).await.map_err(Into::into)?;
-            let mut outputs = Outputs::new();
-            response.into_outputs(&mut outputs);
-            Ok(outputs)
-        }))
+    fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
+        runner(move |event, context| {
+            let incoming = Incoming { event: event.decode::<T>()?, context };
+            let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Ok(async move {
+                poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+                service.call(incoming).await.map_err(Into::into)
+            })
+        })
     }
 
     fn name(&self) -> &'static str {

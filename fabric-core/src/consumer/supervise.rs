@@ -9,7 +9,8 @@ use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 
-use super::run::{Busy, Control, Engine, Phase};
+use super::busy::Busy;
+use super::run::{Control, Engine, Phase};
 use super::status::ConsumerEvent;
 use crate::{Error, ErrorKind, Result};
 
