@@ -298,6 +298,11 @@ impl Chunk {
         layers.filter_map(|chunk| chunk.watch.as_ref())
     }
 
+    /// Whether no layer lies between that could watch.
+    pub(crate) const fn is_unwatched(&self) -> bool {
+        self.base.is_none() && self.watch.is_none()
+    }
+
     /// Whether the delivery at `index` is handed out elsewhere, if at all.
     pub(crate) fn is_hidden(&self, index: usize) -> bool {
         self.hidden & 1 << index != 0 || self.base.as_ref().is_some_and(|b| b.is_hidden(index))

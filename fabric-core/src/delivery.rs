@@ -223,7 +223,7 @@ impl Delivery {
 
     /// Whether a layer watches what is done with it.
     pub(crate) fn is_watched(&self) -> bool {
-        self.chunk.watches().next().is_some()
+        !self.chunk.is_unwatched()
     }
 
     /// As [`ack`](Self::ack) where that takes no waiting; else how it goes on.

@@ -83,6 +83,77 @@ async fn a_handler_that_succeeds_settles_its_event() {
     consumer.drain().await.unwrap();
 }
 
+/// Workers use contexts again: one that a handler kept stays that of its own event.
+#[tokio::test(start_paused = true)]
+async fn a_context_that_is_kept_stays_that_of_its_event() {
+    type Kept = Arc<Mutex<Vec<(Event, Context<Contexts>)>>>;
+    #[derive(Clone, Default)]
+    struct Contexts(Kept);
+
+    let fabric = fabric();
+    let kept = Contexts::default();
+    let consumer = fabric
+        .consumer("g")
+        .state(kept.clone())
+        .on_pattern("work.*", async |event: Event, cx: Context<Contexts>| {
+            // Every third is kept, some of them from a second try.
+            let number: usize = event.id().to_string().parse().unwrap();
+            if number % 6 == 3 && cx.attempt() == 1 {
+                return Err(HandlerError::transient("once more"));
+            }
+            if number % 3 == 0 {
+                cx.state().0.lock().unwrap().push((event, cx.clone()));
+            }
+            Ok(())
+        })
+        .retry(Retry::fixed(MILLI).max_attempts(2))
+        .start()
+        .await
+        .unwrap();
+    for n in 0..100 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    let kept = std::mem::take(&mut *kept.0.lock().unwrap());
+    assert_eq!(kept.len(), 34);
+    for (event, cx) in kept {
+        let number: u64 = event.id().to_string().parse().unwrap();
+        let tries = if number % 6 == 3 { 2 } else { 1 };
+        let position = cx.position().unwrap();
+        assert_eq!((position.offset, cx.attempt()), (u128::from(number), tries));
+        // Its event is settled: there is no lease to extend.
+        assert_eq!(cx.progress().await.unwrap_err().kind(), ErrorKind::StaleAck);
+    }
+    consumer.drain().await.unwrap();
+}
+
+/// A handler that never waits counts as running while it runs, and is counted when it is done.
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_done_at_once_is_counted_as_others_are() {
+    let fabric = fabric();
+    let own: Arc<std::sync::OnceLock<Consumer>> = Arc::default();
+    let log = Log::default();
+    let (seen, noted) = (Arc::clone(&own), log.clone());
+    let consumer = fabric
+        .consumer("g")
+        .on_pattern("work.*", async move |_: Event, _: Context| {
+            let status = seen.get().unwrap().status();
+            noted.add(format!("{} runs, {} done", status.running, status.handled));
+            Ok(())
+        })
+        .start()
+        .await
+        .unwrap();
+    own.set(consumer).unwrap();
+    for n in 0..3 {
+        fabric.publish(event(n)).await.unwrap();
+    }
+    settled(&fabric, "g").await;
+    assert_eq!(log.lines(), ["1 runs, 0 done", "1 runs, 1 done", "1 runs, 2 done"]);
+    let status = own.get().unwrap().status();
+    assert_eq!((status.running, status.handled), (0, 3));
+}
+
 /// Hangs, panics, errs, succeeds: four calls, each with a fresh deadline.
 #[tokio::test(start_paused = true)]
 async fn a_try_is_bounded_its_panic_caught_and_made_again() {

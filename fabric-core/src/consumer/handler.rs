@@ -319,10 +319,7 @@ where
     O: IntoOutputs,
 {
     fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
-        runner(move |event, context| {
-            let typed = event.decode::<T>()?;
-            Ok((self.0.clone())(typed, context))
-        })
+        runner(Event::decode::<T>, move |typed, context| (self.0.clone())(typed, context))
     }
 
     fn name(&self) -> &'static str {
@@ -341,7 +338,8 @@ where
     O: IntoOutputs,
 {
     fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
-        runner(move |event, context| Ok((self.0.clone())(event.clone(), context)))
+        let read = |event: &Event| Ok(event.clone());
+        runner(read, move |event, context| (self.0.clone())(event, context))
     }
 
     fn name(&self) -> &'static str {

@@ -35,32 +35,37 @@ pub(crate) trait Runner<S>: Send {
     fn end(&mut self);
 }
 
-/// A runner whose tries begin with `begin`.
-pub(crate) fn runner<S, B, Fut, O>(begin: B) -> Box<dyn Runner<S>>
+/// A runner whose tries read an event, and call the handler with what they read.
+pub(crate) fn runner<S, I, Fut, O>(
+    read: fn(&Event) -> Result<I>,
+    call: impl Fn(I, Context<S>) -> Fut + Send + 'static,
+) -> Box<dyn Runner<S>>
 where
     S: 'static,
-    B: Fn(&Event, Context<S>) -> Result<Fut> + Send + 'static,
+    I: 'static,
     Fut: Future<Output = HandlerResult<O>> + Send + 'static,
     O: IntoOutputs,
 {
-    Box::new(Reused { begin, future: Box::pin(None) })
+    Box::new(Reused { read, call, future: Box::pin(None) })
 }
 
 /// A runner that allocated the place of its futures once.
-struct Reused<B, Fut> {
-    begin: B,
+struct Reused<I, C, Fut> {
+    read: fn(&Event) -> Result<I>,
+    call: C,
     future: Pin<Box<Option<Fut>>>,
 }
 
-impl<S, B, Fut, O> Runner<S> for Reused<B, Fut>
+impl<S, I, C, Fut, O> Runner<S> for Reused<I, C, Fut>
 where
-    B: Fn(&Event, Context<S>) -> Result<Fut> + Send,
+    C: Fn(I, Context<S>) -> Fut + Send,
     Fut: Future<Output = HandlerResult<O>> + Send,
     O: IntoOutputs,
 {
     fn begin(&mut self, event: &Event, context: Context<S>) -> Result<()> {
-        let future = (self.begin)(event, context)?;
-        self.future.set(Some(future));
+        let read = (self.read)(event)?;
+        // Made where it is to lie: a handler's future may be large.
+        self.future.set(Some((self.call)(read, context)));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::handler::{Context, Handle, HandlerError, IntoOutputs};
 use super::routes::Takes;
 use super::runner::{Runner, runner};
 use super::{ConsumerBuilder, Route};
+use crate::event::Event;
 use crate::pattern::Pattern;
 use crate::typed::{Typed, TypedEvent};
 
@@ -131,13 +132,13 @@ where
     Svc::Future: Future + Send + 'static,
 {
     fn runner(self: Arc<Self>) -> Box<dyn Runner<S>> {
-        runner(move |event, context| {
-            let incoming = Incoming { event: event.decode::<T>()?, context };
+        runner(Event::decode::<T>, move |event, context| {
+            let incoming = Incoming { event, context };
             let mut service = self.service.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            Ok(async move {
+            async move {
                 poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
                 service.call(incoming).await.map_err(Into::into)
-            })
+            }
         })
     }
 

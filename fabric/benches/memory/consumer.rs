@@ -25,10 +25,16 @@ const KEYS: u64 = 10_000;
 /// How often all of them come to life and go idle again.
 const WAVES: usize = 6;
 
+type Bench = fn(&Options, &mut Report) -> Result<()>;
+
 pub(crate) fn bench(options: &Options, report: &mut Report) -> Result<()> {
-    one_handler(options, report)?;
-    many_handlers(options, report)?;
-    many_keys(options, report)
+    let benches: [(&str, Bench); 3] = [
+        ("consumer one handler", one_handler),
+        ("consumer many handlers", many_handlers),
+        ("consumer many keys", many_keys),
+    ];
+    let mut wanted = benches.iter().filter(|(name, _)| options.wants(name));
+    wanted.try_for_each(|(_, bench)| bench(options, report))
 }
 
 /// What every handler does: it is given a typed event, and waits once where several run.
