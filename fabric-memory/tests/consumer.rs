@@ -101,7 +101,7 @@ async fn a_context_that_is_kept_stays_that_of_its_event() {
             if number % 6 == 3 && cx.attempt() == 1 {
                 return Err(HandlerError::transient("once more"));
             }
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 cx.state().0.lock().unwrap().push((event, cx.clone()));
             }
             Ok(())
