@@ -9,6 +9,7 @@ use std::time::Duration;
 use fabric_core::{ErrorKind, Event, Fabric};
 use fabric_zmq::broker::{Broker, BrokerConfig, BrokerStats};
 use fabric_zmq::{Zmq, ZmqConfig};
+use support::Stopped;
 
 const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -82,6 +83,42 @@ async fn a_broker_lets_in_as_many_as_it_was_told() {
     first.close(Duration::from_secs(1)).await.unwrap();
     let third = open(config).await;
     assert!(third.health().await.is_up());
+}
+
+/// A client whose subscription is not read holds in memory what it was told to, and no more; later it
+/// tells exactly what it dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_stays_within_its_bound_in_memory() {
+    const BYTES: usize = 16 << 20;
+    const HWM: usize = 100;
+    const EVENT: usize = 16 << 10;
+    const ALL: u64 = 10_000;
+    support::watch::this_test();
+    let broker = support::broker();
+    let stopped = Stopped::start(&broker.address(), BYTES, HWM);
+    let config = ZmqConfig::brokers([broker.address()]);
+    let (sender, reader) = (open(config.clone()).await, open(config).await);
+    let mut pace = reader.subscribe("stopped").await.unwrap();
+    let before = stopped.resident();
+    let mut most = 0;
+    for n in 0..ALL {
+        sender.publish(Event::to("stopped").bytes(vec![1; EVENT])).await.unwrap();
+        if n % 50 == 49 {
+            // At the pace of one who reads, so that the broker has no need to drop.
+            for _ in 0..50 {
+                let event = tokio::time::timeout(WATCHDOG, pace.recv()).await.unwrap();
+                let _ = event.unwrap().unwrap();
+            }
+            most = most.max(stopped.resident().saturating_sub(before));
+        }
+    }
+    // What waits for the subscription, and in the socket.
+    let bound = (BYTES + HWM * EVENT) as u64;
+    assert!(most <= bound + bound / 10, "the client grew by {most} bytes, {bound} are the bound");
+    assert!(ALL * EVENT as u64 > 4 * bound, "too little was sent to tell");
+    let (received, missed) = stopped.read(ALL);
+    assert_eq!(received + missed, ALL);
+    assert!(received as usize * EVENT <= BYTES, "{received} were held");
 }
 
 /// An answer that comes after its request gave up is dropped, and counted.

@@ -95,9 +95,7 @@ impl Server {
 
     /// How many bytes of memory it holds.
     pub(crate) fn resident(&self) -> u64 {
-        let id = self.process.id().unwrap();
-        let pages = std::fs::read_to_string(format!("/proc/{id}/statm")).unwrap();
-        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        resident(&self.process)
     }
 
     /// Lets it hang; it does when this returns.
@@ -160,6 +158,80 @@ fn the_program_as_a_broker() {
         tokio::signal::unix::signal(kind).unwrap().recv().await;
     });
     broker.stop(std::time::Duration::from_secs(1)).unwrap();
+}
+
+/// A subscriber in a process of its own that does not read until it is told to: this very test program.
+#[derive(Debug)]
+pub(crate) struct Stopped(Process);
+
+const AS_READER: &str = "FABRIC_ZMQ_TEST_READER";
+
+impl Stopped {
+    /// It holds at most so many bytes of `stopped`, and so many messages in its socket.
+    pub(crate) fn start(broker: &BrokerAddress, bytes: usize, hwm: usize) -> Self {
+        let BrokerAddress { backend, frontend } = broker;
+        let launch = Launch::new(std::env::current_exe().unwrap(), Ready::Says("it subscribes"))
+            .args(["--exact", "support::the_program_as_a_reader", "--nocapture"])
+            .env(AS_READER, format!("{backend},{frontend},{bytes},{hwm}"));
+        let folder = fabric_brokers::Folder::new("zmq").unwrap();
+        Self(Process::new(launch, folder).unwrap())
+    }
+
+    /// How many bytes of memory it holds.
+    pub(crate) fn resident(&self) -> u64 {
+        resident(&self.0)
+    }
+
+    /// Lets it read until it has accounted for `all`; how many it received, and missed.
+    pub(crate) fn read(&self, all: u64) -> (u64, u64) {
+        std::fs::write(self.0.folder().join("read"), all.to_string()).unwrap();
+        let said = || {
+            let log = self.0.log();
+            let (_, said) = log.split_once("received ")?;
+            let (received, missed) = said.split_once('\n')?.0.split_once(" missed ")?;
+            Some((received.parse().unwrap(), missed.parse().unwrap()))
+        };
+        until("it has read", || said().is_some());
+        said().unwrap()
+    }
+}
+
+/// Not a test of its own: what [`Stopped`] starts.
+#[test]
+fn the_program_as_a_reader() {
+    let Ok(told) = std::env::var(AS_READER) else { return };
+    let parts: Vec<&str> = told.split(',').collect();
+    let broker = BrokerAddress { backend: parts[0].to_owned(), frontend: parts[1].to_owned() };
+    let config = ZmqConfig::brokers([broker])
+        .with_queue_bytes(parts[2].parse().unwrap())
+        .with_hwm(parts[3].parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let fabric = Fabric::new(Zmq::open(config).await.unwrap());
+        let mut events = fabric.subscribe("stopped").await.unwrap();
+        println!("it subscribes");
+        let all = loop {
+            match std::fs::read_to_string("read") {
+                Ok(all) if !all.is_empty() => break all.parse::<u64>().unwrap(),
+                _ => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        };
+        let (mut received, mut missed) = (0, 0);
+        while received + missed < all {
+            match events.recv().await.unwrap() {
+                Ok(_) => received += 1,
+                Err(error) => missed += error.missed().unwrap(),
+            }
+        }
+        println!("received {received} missed {missed}");
+    });
+}
+
+/// How many bytes of memory a process holds.
+fn resident(process: &Process) -> u64 {
+    let id = process.id().unwrap();
+    let pages = std::fs::read_to_string(format!("/proc/{id}/statm")).unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
 impl Harness for Brokered {
