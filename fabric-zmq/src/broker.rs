@@ -134,7 +134,8 @@ impl Broker {
         self.is_alive().0 && !self.shared.stopping.load(Ordering::Acquire)
     }
 
-    /// Stops listening, carries what publishers have sent already, and ends within `deadline`.
+    /// Carries what publishers have sent already, cuts them off, gives subscribers what waits for them,
+    /// and ends within `deadline`.
     ///
     /// # Errors
     /// `Timeout` where something may not have been carried; `Backend` where the loop had failed.

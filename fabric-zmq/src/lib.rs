@@ -28,6 +28,7 @@ mod curve;
 mod discover;
 mod error;
 mod monitor;
+mod parts;
 mod publish;
 mod queue;
 mod ready;

@@ -9,6 +9,7 @@ use fabric_core::{
     Chunk, Error, ErrorKind, Event, MAX_CHUNK, NoticeKind, NoticeSender, Patterns, Result, Source,
     Timestamp, Topic,
 };
+use smallvec::SmallVec;
 
 use crate::track::Tick;
 
@@ -28,6 +29,17 @@ pub(crate) struct Bound {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
     pub(crate) drops: Drops,
+}
+
+/// Readers that are woken when this is dropped: once for all that came in one turn, and not while
+/// anything is locked.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(SmallVec<[Waker; 8]>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
 }
 
 /// The queue of one subscription.
@@ -80,28 +92,28 @@ impl Queue {
     }
 
     /// Puts an event in; says whether another had to go.
-    pub(crate) fn push(&self, event: Event, fault: Option<Error>) -> bool {
+    pub(crate) fn push(&self, event: Event, fault: Option<Error>, wakes: &mut Wakes) -> bool {
         let size = event.size_in_memory();
-        self.put(Item { lost: 0, event: Ok(event), fault, size })
+        self.put(Item { lost: 0, event: Ok(event), fault, size }, wakes)
     }
 
     /// Puts in that something came which is no event.
-    pub(crate) fn push_error(&self, error: Error) -> bool {
-        self.put(Item { lost: 0, event: Err(error), fault: None, size: 256 })
+    pub(crate) fn push_error(&self, error: Error, wakes: &mut Wakes) -> bool {
+        self.put(Item { lost: 0, event: Err(error), fault: None, size: 256 }, wakes)
     }
 
     /// As many are lost here.
-    pub(crate) fn lose(&self, count: u64) {
-        self.with(|waiting| waiting.lost += count);
+    pub(crate) fn lose(&self, count: u64, wakes: &mut Wakes) {
+        self.with(wakes, |waiting| waiting.lost += count);
     }
 
     /// Nothing more comes.
     pub(crate) fn end(&self) {
-        self.with(|waiting| waiting.ended = true);
+        self.with(&mut Wakes::default(), |waiting| waiting.ended = true);
     }
 
-    fn put(&self, mut item: Item) -> bool {
-        self.with(|waiting| {
+    fn put(&self, mut item: Item, wakes: &mut Wakes) -> bool {
+        self.with(wakes, |waiting| {
             let mut dropped = false;
             let full = |waiting: &Waiting| {
                 waiting.items.len() >= self.bound.events
@@ -127,15 +139,10 @@ impl Queue {
         })
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+    fn with<T>(&self, wakes: &mut Wakes, change: impl FnOnce(&mut Waiting) -> T) -> T {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut waiting);
-        let waker = waiting.waker.take();
-        drop(waiting);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        changed
+        wakes.0.extend(waiting.waker.take());
+        change(&mut waiting)
     }
 
     /// The next chunk or error.
@@ -259,11 +266,12 @@ mod tests {
     fn the_oldest_go_and_the_reader_is_told_first() {
         let queue = queue(2, Drops::Oldest);
         for n in 0..5 {
-            assert_eq!(queue.push(event(n), None), n >= 2);
+            assert_eq!(queue.push(event(n), None, &mut Wakes::default()), n >= 2);
         }
         assert_eq!(read(&queue), ["-3", "3", "4"]);
-        queue.lose(4);
-        queue.push(event(9), None);
+        let mut wakes = Wakes::default();
+        queue.lose(4, &mut wakes);
+        queue.push(event(9), None, &mut wakes);
         assert_eq!(read(&queue), ["-4", "9"]);
     }
 
@@ -271,7 +279,7 @@ mod tests {
     fn the_newest_go_and_the_reader_is_told_where() {
         let queue = queue(2, Drops::Newest);
         for n in 0..5 {
-            queue.push(event(n), None);
+            queue.push(event(n), None, &mut Wakes::default());
         }
         assert_eq!(read(&queue), ["0", "1", "-3"]);
     }
@@ -279,12 +287,13 @@ mod tests {
     #[test]
     fn a_loss_stands_where_it_happened() {
         let queue = queue(100, Drops::Oldest);
-        queue.push(event(1), None);
-        queue.lose(2);
-        queue.push(event(2), None);
-        queue.push_error(Error::new(ErrorKind::Codec, "no event"));
-        queue.push(event(3), None);
-        queue.lose(1);
+        let mut wakes = Wakes::default();
+        queue.push(event(1), None, &mut wakes);
+        queue.lose(2, &mut wakes);
+        queue.push(event(2), None, &mut wakes);
+        queue.push_error(Error::new(ErrorKind::Codec, "no event"), &mut wakes);
+        queue.push(event(3), None, &mut wakes);
+        queue.lose(1, &mut wakes);
         queue.end();
         assert_eq!(read(&queue), ["1", "-2", "2", "-0", "3", "-1"]);
     }
@@ -294,7 +303,11 @@ mod tests {
         let bound = Bound { events: 1000, bytes: 10_000, drops: Drops::Oldest };
         let queue = Queue::new("#".into_patterns().unwrap(), bound, Vec::new());
         for _ in 0..100 {
-            queue.push(Event::to("a").bytes(vec![0; 1000]).build().unwrap(), None);
+            queue.push(
+                Event::to("a").bytes(vec![0; 1000]).build().unwrap(),
+                None,
+                &mut Wakes::default(),
+            );
         }
         let waiting = queue.waiting.lock().unwrap();
         assert!(waiting.bytes <= 10_000 && waiting.items.len() < 10);

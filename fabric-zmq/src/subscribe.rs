@@ -8,26 +8,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fabric_core::wire::Reader as Decoder;
-use fabric_core::wire::block::{self, Block, Kind};
+use fabric_core::wire::block::{self, Block, Kind, Stamp};
 use fabric_core::{Error, ErrorKind, Event, Pattern, PatternTrie, Patterns, Result, Topic};
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
-use zmq::{DONTWAIT, Message, Socket};
+use zmq::Socket;
 
 use crate::control;
 use crate::error::{closed, from_zmq};
-use crate::queue::{Bound, Queue};
+use crate::parts::{COPIED, Parts, taken};
+use crate::queue::{Bound, Queue, Wakes};
 use crate::request::Requested;
 use crate::sequence::entries;
+use crate::sys::Part;
 use crate::track::{Publishers, Seen, Sender, Tick, Track};
 
 /// How many messages are taken before others have their turn.
 const TURN: usize = 256;
-/// Up to which size a payload is copied rather than shared with libzmq's buffer.
-const COPIED: usize = 2048;
 
 /// The subscribing side of a client.
 pub(crate) struct Receiver {
@@ -94,9 +94,6 @@ struct Marker {
     queue: Option<Arc<Queue>>,
     done: Option<oneshot::Sender<()>>,
 }
-
-/// One message, in frames.
-type Frames = SmallVec<[Message; 3]>;
 
 impl Receiver {
     pub(crate) fn new(
@@ -258,48 +255,39 @@ impl Receiver {
 
     /// Takes what has come, up to a turn's worth; says whether there may be more.
     pub(crate) fn drive(&self) -> bool {
-        let mut taken: SmallVec<[Frames; 8]> = SmallVec::new();
-        let more = {
-            let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(socket) = socket.as_ref() else { return false };
-            loop {
-                if taken.len() == TURN {
-                    break true;
-                }
-                match receive(socket) {
-                    Some(frames) => taken.push(frames),
-                    None => break false,
-                }
+        // Dropped after the locks.
+        let mut wakes = Wakes::default();
+        let mut parts = Parts::new();
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = socket.as_mut() else { return false };
+        let mut table = self.table();
+        for _ in 0..TURN {
+            if !parts.receive(socket) {
+                return false;
             }
-        };
-        if !taken.is_empty() {
-            let mut table = self.table();
-            for frames in taken {
-                table.tick += 1;
-                self.dispatch(&mut table, frames);
-            }
+            table.tick += 1;
+            self.dispatch(&mut table, &mut parts, &mut wakes);
         }
-        more
+        true
     }
 
-    fn dispatch(&self, table: &mut Table, mut frames: Frames) {
+    fn dispatch(&self, table: &mut Table, parts: &mut Parts, wakes: &mut Wakes) {
+        let count = parts.count();
+        let (topic, blocks, payload) = parts.split();
         let expected = if self.raw { 2 } else { 3 };
-        let topic = frames.first().map_or(&[][..], |topic| topic);
-        let known = frames.len() == 3 && topic.starts_with(b"_");
-        if !known && frames.len() != expected {
-            let text = format!("a message of {} frames is no event", frames.len());
-            return self.foreign(table, &frames, &codec(text));
+        let control = count == 3 && topic_is_control(topic);
+        if !control && count != expected {
+            let text = format!("a message of {count} frames is no event");
+            return self.foreign(table, topic, &codec(text), wakes);
         }
-        let Some(payload) = frames.pop() else { return };
-        if frames.len() == 1 {
-            return self.raw(table, &frames[0], payload);
+        if control {
+            return self.control(table, topic, blocks, payload, wakes);
         }
-        if topic_is_control(&frames[0]) {
-            return self.control(table, &frames[0], &frames[1], payload);
+        if self.raw {
+            return self.raw(table, topic, payload, wakes);
         }
-        let (topic, blocks) = (&frames[0], &frames[1]);
-        if let Err(error) = self.events(table, topic, blocks, payload) {
-            self.foreign(table, &frames, &error);
+        if let Err(error) = self.events(table, topic, blocks, payload, wakes) {
+            self.foreign(table, topic, &error, wakes);
         }
     }
 
@@ -309,7 +297,8 @@ impl Receiver {
         table: &mut Table,
         topic: &[u8],
         blocks: &[u8],
-        payload: Message,
+        payload: &mut Part,
+        wakes: &mut Wakes,
     ) -> Result<()> {
         let Table { topics, decoder, publishers, trie, queues, generation, tick, .. } = table;
         let heard = heard(topics, topic, self.max_topics)?;
@@ -328,7 +317,7 @@ impl Receiver {
             let born = || publishers.born(&stamp.publisher);
             match heard.track.event(&stamp.publisher, stamp.sequence, *tick, born) {
                 Seen::Next => {}
-                Seen::Gap(missed, since) => heard.lose(missed, since, &self.counts),
+                Seen::Gap(missed, since) => heard.lose(missed, since, &self.counts, wakes),
                 Seen::Duplicate => {
                     self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
                     continue;
@@ -351,7 +340,7 @@ impl Receiver {
                     None => (event.take(), fault.take()),
                 };
                 if let Some(event) = event
-                    && queue.push(event, fault)
+                    && queue.push(event, fault, wakes)
                 {
                     self.counts.dropped.fetch_add(1, Ordering::Relaxed);
                 }
@@ -361,25 +350,35 @@ impl Receiver {
     }
 
     /// A message of two frames, by a program that knows nothing of events.
-    fn raw(&self, table: &mut Table, topic: &[u8], payload: Message) {
+    fn raw(&self, table: &mut Table, topic: &[u8], payload: &mut Part, wakes: &mut Wakes) {
         let Table { topics, trie, queues, generation, .. } = table;
         let Ok(heard) = heard(topics, topic, self.max_topics) else {
             self.counts.foreign.fetch_add(1, Ordering::Relaxed);
             return;
         };
         heard.refresh(trie, queues, *generation);
-        let Ok(event) = Event::to(&heard.topic).bytes(shared(payload)).build() else { return };
-        let event = fabric_core::Batch::one(event).events.remove(0);
+        let Some((last, others)) = heard.readers.split_last() else { return };
+        let Ok(event) = Event::to(&heard.topic).bytes(taken(payload)).build() else { return };
         self.counts.received.fetch_add(1, Ordering::Relaxed);
-        for queue in &heard.readers {
-            if queue.push(event.clone(), None) {
-                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        let mut dropped = 0;
+        for queue in others {
+            dropped += u64::from(queue.push(event.clone(), None, wakes));
+        }
+        dropped += u64::from(last.push(event, None, wakes));
+        if dropped > 0 {
+            self.counts.dropped.fetch_add(dropped, Ordering::Relaxed);
         }
     }
 
     /// A message of Fabric's own.
-    fn control(&self, table: &mut Table, topic: &[u8], whole: &[u8], payload: Message) {
+    fn control(
+        &self,
+        table: &mut Table,
+        topic: &[u8],
+        whole: &[u8],
+        payload: &mut Part,
+        wakes: &mut Wakes,
+    ) {
         let Ok((block, _)) = Block::parse(whole) else {
             self.counts.foreign.fetch_add(1, Ordering::Relaxed);
             return;
@@ -394,7 +393,9 @@ impl Receiver {
                     marker.settle(self.links(), tick);
                 }
             }
-            Kind::Heartbeat => self.heartbeat(table, stamp.publisher, stamp.sequence, &payload),
+            Kind::Heartbeat => {
+                self.heartbeat(table, stamp, payload.bytes(), wakes);
+            }
             Kind::Reply | Kind::Failure | Kind::NoResponders => {
                 if control::number(topic, control::REPLY) != Some(Uuid::from_bytes(self.own)) {
                     return;
@@ -412,12 +413,12 @@ impl Receiver {
                     return;
                 }
                 let Some(requests) = table.responders.get(&responder) else {
-                    let stray = Astray { block: whole.to_vec(), payload: payload.to_vec() };
+                    let stray = Astray { block: whole.to_vec(), payload: payload.bytes().to_vec() };
                     let _ = self.astray.try_send(stray);
                     return;
                 };
                 let Ok(topic) = Topic::new(control::REQUEST) else { return };
-                let received = block.event(&mut table.decoder, &topic, shared(payload));
+                let received = block.event(&mut table.decoder, &topic, taken(payload));
                 let event = match received.fault {
                     Some(fault) => Err(fault),
                     None => Ok(received.event),
@@ -432,15 +433,17 @@ impl Receiver {
         }
     }
 
-    fn answer(&self, table: &mut Table, block: &Block<'_>, payload: Message) -> Result<Event> {
+    fn answer(&self, table: &mut Table, block: &Block<'_>, payload: &mut Part) -> Result<Event> {
         match block.stamp().kind {
-            Kind::Failure => Err(fabric_core::remote_error(&String::from_utf8_lossy(&payload))),
+            Kind::Failure => {
+                Err(fabric_core::remote_error(&String::from_utf8_lossy(payload.bytes())))
+            }
             Kind::NoResponders => {
                 Err(Error::new(ErrorKind::NoResponders, "nobody answers requests on this topic"))
             }
             _ => {
                 let topic = Topic::new("_reply")?;
-                let received = block.event(&mut table.decoder, &topic, shared(payload));
+                let received = block.event(&mut table.decoder, &topic, taken(payload));
                 match received.fault {
                     Some(fault) => Err(fault),
                     None => Ok(received.event),
@@ -449,7 +452,8 @@ impl Receiver {
         }
     }
 
-    fn heartbeat(&self, table: &mut Table, sender: Sender, number: u64, payload: &[u8]) {
+    fn heartbeat(&self, table: &mut Table, stamp: Stamp, payload: &[u8], wakes: &mut Wakes) {
+        let Stamp { publisher: sender, sequence: number, .. } = stamp;
         let Table { topics, publishers, trie, queues, generation, tick, .. } = table;
         let before = publishers.beat(sender, number, *tick);
         for entry in entries(payload) {
@@ -464,21 +468,20 @@ impl Receiver {
             }
             let reach = before.or_else(|| publishers.born(&sender).filter(|_| entry.from == 0));
             for (missed, since) in heard.track.told(&sender, (entry.from, entry.to), *tick, reach) {
-                heard.lose(missed, since, &self.counts);
+                heard.lose(missed, since, &self.counts, wakes);
             }
         }
     }
 
     /// Something that is no event: those who would have got it hear of it.
-    fn foreign(&self, table: &mut Table, frames: &Frames, error: &Error) {
+    fn foreign(&self, table: &mut Table, topic: &[u8], error: &Error, wakes: &mut Wakes) {
         self.counts.foreign.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%error, frames = frames.len(), "a message that is no event");
-        let Some(topic) = frames.first() else { return };
+        tracing::debug!(%error, "a message that is no event");
         let Table { topics, trie, queues, generation, .. } = table;
         let Ok(heard) = heard(topics, topic, self.max_topics) else { return };
         heard.refresh(trie, queues, *generation);
         for queue in &heard.readers {
-            queue.push_error(error.clone().with("topic", &heard.topic));
+            queue.push_error(error.clone().with("topic", &heard.topic), wakes);
         }
     }
 }
@@ -518,10 +521,10 @@ impl Heard {
     }
 
     /// Tells those who read since before `since` that as many are lost.
-    fn lose(&self, missed: u64, since: Tick, counts: &Counts) {
+    fn lose(&self, missed: u64, since: Tick, counts: &Counts, wakes: &mut Wakes) {
         let mut told = false;
         for queue in self.readers.iter().filter(|queue| queue.reads_since(since)) {
-            queue.lose(missed);
+            queue.lose(missed, wakes);
             told = true;
         }
         if told {
@@ -564,26 +567,25 @@ fn heard<'a>(
 }
 
 /// The payloads of the events of one message, one behind the other.
-enum Payloads {
-    Small { bytes: Message, at: usize },
+enum Payloads<'a> {
+    Small { bytes: &'a [u8] },
     Shared { bytes: Bytes },
 }
 
-impl Payloads {
-    fn of(bytes: Message) -> Self {
+impl<'a> Payloads<'a> {
+    fn of(bytes: &'a mut Part) -> Self {
         if bytes.len() <= COPIED {
-            return Self::Small { bytes, at: 0 };
+            return Self::Small { bytes: bytes.bytes() };
         }
-        Self::Shared { bytes: shared(bytes) }
+        Self::Shared { bytes: taken(bytes) }
     }
 
     fn take(&mut self, len: usize, last: bool) -> Result<Bytes> {
         let missing = || codec("the payload of an event is cut off".to_owned());
         match self {
-            Self::Small { bytes, at } => {
-                let end = at.checked_add(len).ok_or_else(missing)?;
-                let taken = bytes.get(*at..end).ok_or_else(missing)?;
-                *at = end;
+            Self::Small { bytes } => {
+                let (taken, rest) = bytes.split_at_checked(len).ok_or_else(missing)?;
+                *bytes = rest;
                 Ok(Bytes::copy_from_slice(taken))
             }
             Self::Shared { bytes } if bytes.len() < len => Err(missing()),
@@ -619,38 +621,6 @@ fn check(blocks: &[u8], payload: usize) -> Result<()> {
     Err(codec(format!("a message has {payload} bytes of payload where its blocks say {spoken}")))
 }
 
-struct Frame(Message);
-
-impl AsRef<[u8]> for Frame {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// The bytes of a frame; large ones are not copied.
-fn shared(frame: Message) -> Bytes {
-    match frame.len() {
-        0..=COPIED => Bytes::copy_from_slice(&frame),
-        _ => Bytes::from_owner(Frame(frame)),
-    }
-}
-
-/// One message, if there is one.
-fn receive(socket: &Socket) -> Option<Frames> {
-    let mut frames = Frames::new();
-    loop {
-        let frame = socket.recv_msg(DONTWAIT).ok()?;
-        let more = frame.get_more();
-        // What has more frames than any of ours is told by their number alone.
-        if frames.len() < 4 {
-            frames.push(frame);
-        }
-        if !more {
-            return Some(frames);
-        }
-    }
-}
-
 /// The longest beginning that every topic has which the pattern matches.
 pub(crate) fn prefix(pattern: &Pattern) -> &[u8] {
     let literal = pattern.literal_prefix();
@@ -665,7 +635,8 @@ pub(crate) fn prefix(pattern: &Pattern) -> &[u8] {
 }
 
 fn topic_is_control(topic: &[u8]) -> bool {
-    topic.starts_with(b"_fabric.") || topic.starts_with(b"_reply.")
+    topic.first() == Some(&b'_')
+        && (topic.starts_with(b"_fabric.") || topic.starts_with(b"_reply."))
 }
 
 fn codec(text: String) -> Error {
@@ -707,11 +678,14 @@ mod tests {
     fn payloads_are_cut_where_the_blocks_say() {
         for size in [10, COPIED + 10] {
             let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
-            let mut payloads = Payloads::of(Message::from(&bytes[..]));
-            assert_eq!(payloads.take(3, false).unwrap(), bytes[..3]);
-            assert!(payloads.take(size, true).is_err());
-            assert_eq!(payloads.take(size - 3, true).unwrap(), bytes[3..]);
-            assert!(payloads.take(usize::MAX, true).is_err());
+            let small = Payloads::Small { bytes: &bytes };
+            let shared = Payloads::Shared { bytes: Bytes::copy_from_slice(&bytes) };
+            for mut payloads in [small, shared] {
+                assert_eq!(payloads.take(3, false).unwrap(), bytes[..3]);
+                assert!(payloads.take(size, true).is_err());
+                assert_eq!(payloads.take(size - 3, true).unwrap(), bytes[3..]);
+                assert!(payloads.take(usize::MAX, true).is_err());
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use fabric::zmq::client::{Context, SocketType};
 use fabric::{Ability, ErrorKind, Event};
 
 /// Far more than anything here takes.
@@ -150,6 +151,66 @@ async fn a_stop_carries_what_was_sent() {
         let event = tokio::time::timeout(WATCHDOG, events.recv()).await.unwrap().unwrap();
         assert_eq!(event.unwrap().text().unwrap(), n.to_string());
     }
+}
+
+/// A publisher that goes on does not keep a broker from stopping, and all that had been taken before is
+/// carried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_under_load_ends_well() {
+    let mut broker = Running::start(&["--drain", "20s"]);
+    let sender = fabric::connect(broker.url()).await.unwrap();
+    let reader = fabric::connect(broker.url()).await.unwrap();
+    let mut events = reader.subscribe("load").await.unwrap();
+    let (taken, mut count) = tokio::sync::watch::channel(0_u64);
+    let sending = tokio::spawn(async move {
+        for n in 0.. {
+            if sender.publish(Event::to("load").text(n.to_string())).await.is_err() {
+                break;
+            }
+            taken.send_replace(n + 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    tokio::time::timeout(WATCHDOG, count.wait_for(|it| *it >= 100)).await.unwrap().unwrap();
+    broker.signal("-TERM");
+    let before = *count.borrow();
+    for n in 0..before {
+        let event = tokio::time::timeout(WATCHDOG, events.recv()).await.unwrap().unwrap();
+        assert_eq!(event.unwrap().text().unwrap(), n.to_string());
+    }
+    let status = tokio::task::block_in_place(|| broker.child.wait()).unwrap();
+    assert!(status.success(), "it ended with {status}");
+    sending.abort();
+}
+
+/// While it stops it says that it is no longer ready, to whoever asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stops_says_that_it_is_not_ready() {
+    let mut broker = Running::start(&["--drain", "5s"]);
+    // A subscriber that does not read is waited for, up to the bound.
+    let context = Context::new();
+    let stuck = context.socket(SocketType::SUB).unwrap();
+    stuck.set_rcvhwm(1).unwrap();
+    stuck.set_linger(0).unwrap();
+    stuck.connect(&format!("tcp://127.0.0.1:{}", broker.ports[0])).unwrap();
+    stuck.set_subscribe(b"").unwrap();
+    let sender = fabric::connect(broker.url()).await.unwrap();
+    // A subscription of its own, behind the other's: when it is in force, so is that.
+    let mut pace = sender.subscribe("flood").await.unwrap();
+    for _ in 0..400 {
+        sender.publish(Event::to("flood").bytes(vec![0; 64 << 10])).await.unwrap();
+        let _ = tokio::time::timeout(WATCHDOG, pace.recv()).await.unwrap().unwrap().unwrap();
+    }
+    assert_eq!(broker.get("/readyz"), (200, "ready\n".to_owned()));
+    broker.signal("-TERM");
+    let mut tries = 0;
+    while broker.get("/readyz").0 != 503 {
+        tries += 1;
+        assert!(tries < 300, "it does not say that it stops");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let status = tokio::task::block_in_place(|| broker.child.wait()).unwrap();
+    assert!(status.code().is_some(), "it ended with {status}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use serde::Serialize;
 
 /// What a broker has done.
@@ -64,7 +65,11 @@ pub struct TopicStats {
 #[derive(Debug)]
 pub(super) struct Counts {
     pub(super) stats: BrokerStats,
-    topics: HashMap<Vec<u8>, Topic, RandomState>,
+    /// By name, the place in `topics`.
+    places: HashMap<Vec<u8>, usize, RandomState>,
+    topics: Vec<(Vec<u8>, Topic)>,
+    /// The topic that came last: the next is the same, often enough.
+    last: usize,
     others: Topic,
     max_topics: usize,
     began: Instant,
@@ -90,7 +95,9 @@ impl Counts {
         let now = Instant::now();
         Self {
             stats: BrokerStats::default(),
-            topics: HashMap::default(),
+            places: HashMap::default(),
+            topics: Vec::new(),
+            last: 0,
             others: Topic::default(),
             max_topics,
             began: now,
@@ -99,11 +106,22 @@ impl Counts {
     }
 
     /// The counts of a topic.
-    pub(super) fn topic(&mut self, topic: &[u8]) -> &mut Topic {
-        if self.topics.len() >= self.max_topics && !self.topics.contains_key(topic) {
-            return &mut self.others;
+    pub(super) fn topic(&mut self, name: &[u8]) -> &mut Topic {
+        let is_last = self.topics.get(self.last).is_some_and(|(last, _)| last == name);
+        if !is_last {
+            let place = match self.places.entry_ref(name) {
+                EntryRef::Occupied(known) => *known.get(),
+                EntryRef::Vacant(_) if self.topics.len() >= self.max_topics => {
+                    return &mut self.others;
+                }
+                EntryRef::Vacant(new) => {
+                    self.topics.push((name.to_owned(), Topic::default()));
+                    *new.insert(self.topics.len() - 1)
+                }
+            };
+            self.last = place;
         }
-        self.topics.entry_ref(topic).or_default()
+        &mut self.topics[self.last].1
     }
 
     /// Gives others a look, where the last one was long enough ago.

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use uuid::Uuid;
-use zmq::{Context, DONTWAIT, Message, PollEvents, PollItem, SNDMORE, Socket, SocketType};
+use zmq::{Context, DONTWAIT, PollEvents, PollItem, Socket, SocketType};
 
 use super::config::BrokerConfig;
 use super::counts::{Counts, Shared};
@@ -23,6 +23,7 @@ use super::side::Side;
 use crate::config::BrokerAddress;
 use crate::control::{self, Registration};
 use crate::error::from_zmq;
+use crate::parts::Parts;
 use crate::publish::send_frames;
 use crate::socket::{Tuning, millis};
 use crate::sys::{self, PublishOption};
@@ -71,7 +72,7 @@ pub(super) struct Run {
     counts: Counts,
     responders: Responders,
     shared: Arc<Shared>,
-    stop: Option<Instant>,
+    stop: Option<Stop>,
     spoken: Instant,
     /// The sockets' signals: frontend, backend, and those that are looked at when they signal.
     signals: SmallVec<[RawFd; 8]>,
@@ -90,6 +91,15 @@ struct Links {
     max_topics: usize,
     tick: u64,
     told: Instant,
+}
+
+/// A stop that was asked for.
+#[derive(Clone, Copy)]
+struct Stop {
+    asked: Instant,
+    until: Instant,
+    /// Whether publishers were cut off already.
+    cut: bool,
 }
 
 /// Where a message came from.
@@ -195,10 +205,12 @@ impl Run {
     pub(super) fn until_stopped(mut self) {
         // Whether everything was taken: only then does libzmq signal what comes.
         let mut drained = true;
+        let mut parts = Parts::new();
         let end = loop {
             let now = Instant::now();
-            if let Some(until) = self.stop
-                && (now >= until || now - self.spoken > SILENCE)
+            self.cut_off(now, drained);
+            if let Some(Stop { until, cut, .. }) = self.stop
+                && (now >= until || cut && now - self.spoken > SILENCE)
             {
                 self.shared.drained.store(now < until, Ordering::Release);
                 break until;
@@ -208,9 +220,9 @@ impl Run {
                 self.wait(nap);
             }
             // Subscriptions first: what is published after one is answered has to find it.
-            self.hear();
-            drained = self.carry();
-            drained &= self.carry_links();
+            drained = self.hear();
+            drained &= self.carry(&mut parts);
+            drained &= self.carry_links(&mut parts);
             self.look_around();
         };
         let linger = millis(end.saturating_duration_since(Instant::now()));
@@ -233,10 +245,10 @@ impl Run {
         self.look.set(self.look.get() || items[2..].iter().any(PollItem::is_readable));
     }
 
-    /// Takes subscriptions, and does what some of them ask for.
-    fn hear(&mut self) {
+    /// Takes subscriptions, and does what some of them ask for; says whether those were all.
+    fn hear(&mut self) -> bool {
         for _ in 0..TURN {
-            let Ok(frame) = self.backend.recv_bytes(DONTWAIT) else { return };
+            let Ok(frame) = self.backend.recv_bytes(DONTWAIT) else { return true };
             let Some((&first, subscription)) = frame.split_first() else { continue };
             let on = first == 1;
             if !subscription.starts_with(b"_fabric.") {
@@ -258,6 +270,7 @@ impl Run {
                 self.counts.stats.responders = self.responders.len() as u64;
             }
         }
+        false
     }
 
     /// Tells a subscriber that what it had subscribed to before is in force.
@@ -285,26 +298,30 @@ impl Run {
     }
 
     /// Carries what publishers send; says whether that was all there is.
-    fn carry(&mut self) -> bool {
+    fn carry(&mut self, parts: &mut Parts) -> bool {
         for n in 0..TURN {
-            let Ok(topic) = self.frontend.recv_msg(DONTWAIT) else { return true };
+            if !parts.receive(&mut self.frontend) {
+                return true;
+            }
             if n == 0 {
                 self.spoken = Instant::now();
             }
-            self.carry_one(topic, From::Publisher);
+            self.counts.stats.messages += 1;
+            self.carry_one(parts, From::Publisher);
         }
         false
     }
 
-    fn carry_links(&mut self) -> bool {
-        let mut drained = self.links.is_none();
+    fn carry_links(&mut self, parts: &mut Parts) -> bool {
+        let mut drained = false;
         for _ in 0..TURN {
-            let Some(links) = &self.links else { return true };
-            let Ok(topic) = links.into.recv_msg(DONTWAIT) else {
+            let Some(links) = &mut self.links else { return true };
+            if !parts.receive(&mut links.into) {
                 drained = true;
                 break;
-            };
-            self.carry_one(topic, From::Link);
+            }
+            self.counts.stats.linked += 1;
+            self.carry_one(parts, From::Link);
         }
         let Some(links) = &self.links else { return true };
         while let Ok(frame) = links.out.recv_bytes(DONTWAIT) {
@@ -315,83 +332,55 @@ impl Run {
         drained
     }
 
-    /// Carries one message of which the first frame was taken.
-    fn carry_one(&mut self, topic: Message, from: From) {
-        let stats = &mut self.counts.stats;
-        match from {
-            From::Publisher => stats.messages += 1,
-            From::Link => stats.linked += 1,
-        }
-        if !topic.get_more() {
-            stats.foreign += 1;
+    /// Carries one message.
+    fn carry_one(&mut self, parts: &mut Parts, from: From) {
+        let count = parts.count();
+        if !(2..=3).contains(&count) {
+            // None of ours has one frame or so many; nobody could read it.
+            self.counts.stats.foreign += 1;
             return;
         }
-        let source = match (&self.links, from) {
-            (Some(links), From::Link) => &links.into,
-            _ => &self.frontend,
-        };
-        let Ok(second) = source.recv_msg(DONTWAIT) else { return };
-        let third = if second.get_more() { source.recv_msg(DONTWAIT).ok() } else { None };
-        if third.as_ref().is_some_and(Message::get_more) {
-            // None of ours has so many; nobody could read it.
-            while source.recv_msg(DONTWAIT).is_ok_and(|frame| frame.get_more()) {}
-            stats.foreign += 1;
-            return;
-        }
-        let bytes = (topic.len() + second.len() + third.as_ref().map_or(0, |it| it.len())) as u64;
-        stats.bytes += bytes;
-        if topic.starts_with(b"_")
+        let bytes = parts.len() as u64;
+        self.counts.stats.bytes += bytes;
+        let topic = parts.topic();
+        if topic.first() == Some(&b'_')
             && (topic.starts_with(b"_fabric.") || topic.starts_with(b"_reply."))
         {
-            stats.control += 1;
-            if let Some(third) = third {
-                self.control(&topic, second, third, from);
+            self.counts.stats.control += 1;
+            if count == 3 {
+                self.control(parts, from);
             }
             return;
         }
-        let events = match &third {
-            Some(_) => count_blocks(&second),
+        let events = match count {
+            3 => count_blocks(parts.blocks()),
             // The payload alone, by a program that knows nothing of events.
-            None => Some(1),
+            _ => Some(1),
         };
         let Some(events) = events else {
             // It is carried all the same: whoever reads it is told that it is no event.
-            stats.foreign += 1;
-            self.forward(topic, second, third, from);
+            self.counts.stats.foreign += 1;
+            self.forward(parts, from);
             return;
         };
-        if self.links.is_some() && third.is_some() && self.came_before(&topic, &second) {
+        if self.links.is_some() && count == 3 && self.came_before(topic, parts.blocks()) {
             self.counts.stats.duplicates += 1;
             return;
         }
         self.counts.stats.events += events;
-        let count = self.counts.topic(&topic);
-        count.events += events;
-        count.bytes += bytes;
-        self.forward(topic, second, third, from);
+        let counts = self.counts.topic(topic);
+        counts.events += events;
+        counts.bytes += bytes;
+        self.forward(parts, from);
     }
 
     /// To this broker's subscribers, and what its own publishers sent to linked brokers.
-    fn forward(&self, topic: Message, second: Message, third: Option<Message>, from: From) {
+    fn forward(&mut self, parts: &mut Parts, from: From) {
         if let (Some(links), From::Publisher) = (&self.links, from) {
-            let more = if third.is_some() { SNDMORE } else { 0 };
-            let sent = links
-                .out
-                .send(&topic[..], DONTWAIT | SNDMORE)
-                .and_then(|()| links.out.send(&second[..], DONTWAIT | more));
-            if let (Ok(()), Some(third)) = (sent, &third) {
-                let _ = links.out.send(&third[..], DONTWAIT);
-            }
+            let _ = parts.send_copy(&links.out);
         }
         // A subscriber whose queue is full loses it, and sees that by the sequences.
-        let more = if third.is_some() { SNDMORE } else { 0 };
-        let sent = self
-            .backend
-            .send(topic, DONTWAIT | SNDMORE)
-            .and_then(|()| self.backend.send(second, DONTWAIT | more));
-        if let (Ok(()), Some(third)) = (sent, third) {
-            let _ = self.backend.send(third, DONTWAIT);
-        }
+        let _ = parts.send(&mut self.backend);
     }
 
     /// Whether the first event of a message came already, by another way.
@@ -413,35 +402,35 @@ impl Run {
     }
 
     /// A message of Fabric's own.
-    fn control(&mut self, topic: &[u8], second: Message, third: Message, from: From) {
+    fn control(&mut self, parts: &mut Parts, from: From) {
+        let (topic, block, payload) = (parts.topic(), parts.blocks(), parts.payload());
         if topic == control::REQUEST.as_bytes() {
-            self.route(&second, &third, from);
+            self.route(block, payload, from);
             return;
         }
         if let Some(rest) = topic.strip_prefix(control::LINK.as_bytes()) {
             match (from, rest) {
                 (From::Link, []) => {
-                    if let Ok((block, _)) = Block::parse(&second) {
+                    if let Ok((block, _)) = Block::parse(block) {
                         let broker = Uuid::from_bytes(block.stamp().publisher);
-                        let list = String::from_utf8_lossy(&third);
+                        let list = String::from_utf8_lossy(payload);
                         self.responders.told(broker, &list, Instant::now());
                     }
                 }
                 (From::Link, [b'.', number @ ..])
                     if Uuid::try_parse_ascii(number).ok() == Some(self.id) =>
                 {
-                    self.route(&second, &third, from);
+                    self.route(block, payload, from);
                 }
                 _ => {}
             }
             return;
         }
-        // A copy, since the caller keeps the topic to look at it.
-        self.forward(Message::from(topic), second, Some(third), from);
+        self.forward(parts, from);
     }
 
     /// A request goes to one responder, here or at a linked broker, or comes back.
-    fn route(&mut self, second: &Message, third: &Message, from: From) {
+    fn route(&mut self, second: &[u8], third: &[u8], from: From) {
         let Ok((block, _)) = Block::parse(second) else {
             self.counts.stats.foreign += 1;
             return;
@@ -505,13 +494,21 @@ impl Run {
             && let Ok(command) = self.control.recv_bytes(DONTWAIT)
         {
             let Command::Stop(deadline) = Command::read(&command);
-            self.stop = Some(now + deadline);
+            self.stop = Some(Stop { asked: now, until: now + deadline, cut: false });
             self.spoken = now;
-            for (socket, address) in
-                [(&self.frontend, &self.address.frontend), (&self.backend, &self.address.backend)]
-            {
-                let _ = socket.unbind(address);
-            }
+        }
+    }
+
+    /// Cuts publishers off once what they had sent when the stop was asked for was taken: what they
+    /// send later goes to another broker, or is told to be missing. Subscribers stay, to get the rest.
+    fn cut_off(&mut self, now: Instant, drained: bool) {
+        if let Some(stop) = &mut self.stop
+            && drained
+            && !stop.cut
+            && now - stop.asked > SILENCE
+        {
+            stop.cut = true;
+            let _ = self.frontend.unbind(&self.address.frontend);
         }
     }
 }

@@ -51,10 +51,10 @@ async fn serve(settings: Settings) -> Result<()> {
             }
         }
     };
-    let (served, failed) = (std::pin::pin!(served), std::pin::pin!(failed));
+    let (mut served, failed) = (std::pin::pin!(served), std::pin::pin!(failed));
     tokio::select! {
         () = stop => tracing::info!(drain = ?settings.drain, "the broker is asked to stop"),
-        result = served => return result,
+        result = &mut served => return result,
         () = failed => {
             return Err(Error::new(ErrorKind::Backend, "the loop of the broker does not turn any more"));
         }
@@ -64,5 +64,11 @@ async fn serve(settings: Settings) -> Result<()> {
         let broker = Arc::clone(&broker);
         move || broker.stop(drain)
     });
-    stopping.await.map_err(|panic| Error::new(ErrorKind::Backend, panic.to_string()))?
+    // Whoever asks meanwhile is told that it is no longer ready, and still alive.
+    tokio::select! {
+        stopped = stopping => {
+            stopped.map_err(|panic| Error::new(ErrorKind::Backend, panic.to_string()))?
+        }
+        result = served => result,
+    }
 }
