@@ -239,19 +239,24 @@ impl Client {
         if self.config.raw {
             return self.meet_any_broker(until).await;
         }
+        if tokio::time::timeout_at(until, self.heard()).await.is_err() {
+            return Err(self.unreachable("nobody takes events", within));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        self.barrier(None, left.max(Duration::from_millis(1))).await
+    }
+
+    /// Resolves once whoever has to hear everything does.
+    async fn heard(&self) {
         loop {
             let room = self.publisher.room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
             if self.publisher.is_heard() {
-                break;
+                return;
             }
-            if tokio::time::timeout_at(until, room).await.is_err() {
-                return Err(self.unreachable("nobody takes events", within));
-            }
+            room.await;
         }
-        let left = until.saturating_duration_since(Instant::now());
-        self.barrier(None, left.max(Duration::from_millis(1))).await
     }
 
     /// With the raw profile the broker may be one that answers nothing: then a connection has to do,
@@ -274,9 +279,7 @@ impl Client {
         }
         let ours = async {
             self.barrier(None, within).await?;
-            while !self.publisher.is_heard() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            self.heard().await;
             Ok::<_, Error>(())
         };
         let patience = GATHER.min(within / 2);

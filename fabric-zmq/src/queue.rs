@@ -9,6 +9,8 @@ use fabric_core::{
     Chunk, Error, ErrorKind, Event, MAX_CHUNK, NoticeKind, NoticeSender, Patterns, Result, Source,
     Timestamp, Topic,
 };
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::track::Tick;
@@ -47,7 +49,7 @@ pub(crate) struct Queue {
     pub(crate) patterns: Patterns,
     bound: Bound,
     /// What this client had sent itself before it asked for this: that is not new.
-    skip: Vec<(Topic, u64)>,
+    skip: HashMap<Topic, u64, RandomState>,
     since: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -73,12 +75,13 @@ struct Item {
 impl Queue {
     pub(crate) fn new(patterns: Patterns, bound: Bound, skip: Vec<(Topic, u64)>) -> Self {
         let since = AtomicU64::new(NOT_YET);
+        let skip = skip.into_iter().collect();
         Self { patterns, bound, skip, since, waiting: Mutex::default() }
     }
 
     /// Whether this client's own event was sent before it asked for this.
     pub(crate) fn skips(&self, topic: &Topic, sequence: u64) -> bool {
-        self.skip.iter().any(|(known, last)| sequence <= *last && known == topic)
+        !self.skip.is_empty() && self.skip.get(topic).is_some_and(|last| sequence <= *last)
     }
 
     /// It reads from here on.
