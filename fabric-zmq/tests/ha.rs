@@ -21,6 +21,16 @@ async fn open(brokers: impl IntoIterator<Item = BrokerAddress>) -> Fabric {
     Fabric::new(Zmq::open(config).await.unwrap())
 }
 
+/// Waits until both brokers are connected.
+async fn both_are_up(fabric: &Fabric) {
+    let both = async {
+        while fabric.health().await.details["connected"] != "2 of 2" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WATCHDOG, both).await.unwrap();
+}
+
 /// The text of the next event; losses on the way are passed over.
 async fn next(events: &mut Subscription) -> String {
     loop {
@@ -96,6 +106,8 @@ async fn clients_of_linked_brokers_meet_and_nothing_comes_twice() {
     goes_on(&other, &mut there, "and back").await;
     // One that hears both brokers gets each event by two ways, and hands it out once.
     let both = open(brokers.iter().map(Broker::address)).await;
+    // One broker is enough to connect; a subscription is in force at those that are connected.
+    both_are_up(&both).await;
     let mut events = both.subscribe("once.*").await.unwrap();
     for n in 0..200 {
         one.publish(Event::to("once.a").text(format!("a{n}"))).await.unwrap();
@@ -205,12 +217,7 @@ async fn brokers_are_found_by_consul_as_they_come_and_go() {
     goes_on(&fabric, &mut events, "first").await;
     // Another instance comes, and the first one goes.
     list.send(brokers.iter().map(Broker::address).collect()).unwrap();
-    let both = async {
-        while fabric.health().await.details["connected"] != "2 of 2" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(WATCHDOG, both).await.unwrap();
+    both_are_up(&fabric).await;
     list.send(vec![brokers[1].address()]).unwrap();
     brokers[0].stop(Duration::from_secs(1)).unwrap();
     goes_on(&fabric, &mut events, "second").await;
