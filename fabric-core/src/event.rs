@@ -313,6 +313,12 @@ impl Event {
         Self { id: EventId::UNSET, time: Timestamp::MIN, topic, payload, extra: None }
     }
 
+    /// Of a wire that carries the payload alone.
+    #[inline]
+    pub(crate) fn alone(topic: Topic, payload: Payload, id: EventId, time: Timestamp) -> Self {
+        Self { id, time, topic, payload, extra: None }
+    }
+
     /// What tells the event apart within its source.
     #[must_use]
     pub fn id(&self) -> &EventId {

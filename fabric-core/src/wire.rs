@@ -57,5 +57,5 @@ mod write;
 mod tests;
 
 pub use name::{Known, Name};
-pub use read::{Reader, Received};
+pub use read::{Reader, Received, payload_alone};
 pub use style::Style;

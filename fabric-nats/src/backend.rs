@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fabric_core::{
@@ -282,7 +283,8 @@ impl Backend for Nats {
                     .with("server", &epoch.info.server_name)
                     .with("version", &epoch.info.version)
                     .with("connections", epoch.number)
-                    .with("unconfirmed", hub.window.unconfirmed());
+                    .with("unconfirmed", hub.window.unconfirmed())
+                    .with("late answers", hub.late.load(Ordering::Relaxed));
                 match stream {
                     None => health,
                     Some(info) => {

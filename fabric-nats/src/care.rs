@@ -17,7 +17,8 @@ use crate::connection::Epoch;
 use crate::group::begin;
 use crate::hub::Hub;
 use crate::layout::Place;
-use crate::wire::{Route, Sent};
+use crate::read::Sent;
+use crate::wire::Route;
 
 impl GroupsBackend for Nats {
     async fn define(&self, group: &Group, definition: GroupDefinition) -> Result<()> {
@@ -197,7 +198,7 @@ impl Hub {
             let name = &self.layout.streams[stream].name;
             for (subject, count) in epoch.api.subjects(name, subject).await? {
                 if let Place::Topic(text) = self.layout.place(&subject)
-                    && let Ok(topic) = Topic::new(&text)
+                    && let Ok(topic) = Topic::new(text)
                     && patterns.matches(&topic)
                 {
                     topics.insert(topic, count);

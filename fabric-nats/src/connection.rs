@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use async_nats::{AuthError, Client, ConnectOptions, Event, ServerInfo};
 use fabric_core::{Error, ErrorKind, NoticeKind, NoticeSender, Result};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::api::{self, Api};
+use crate::asking::Asking;
 use crate::auth;
 use crate::config::{MOST_IN_FLIGHT, NatsConfig};
 use crate::error::{self, Failure};
@@ -36,6 +37,7 @@ pub(crate) struct Epoch {
     pub(crate) api: Api,
     pub(crate) info: ServerInfo,
     watcher: Arc<Watcher>,
+    asking: OnceCell<Asking>,
 }
 
 /// What a client tells about itself.
@@ -195,7 +197,7 @@ impl Link {
             timeout: self.config.request_timeout,
         };
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Arc::new(Epoch { number, client, api, info, watcher }))
+        Ok(Arc::new(Epoch { number, client, api, info, watcher, asking: OnceCell::new() }))
     }
 
     /// A client of the library's own, which reconnects by itself.
@@ -328,6 +330,16 @@ impl Epoch {
         self.watcher.end();
     }
 
+    /// What is asked over this connection, from the first request on; answers that come late are
+    /// counted in `late`.
+    ///
+    /// # Errors
+    /// `Connect`.
+    pub(crate) async fn asking(&self, late: &Arc<AtomicU64>) -> Result<&Asking> {
+        let begin = || Asking::begin(&self.client, self.denied(), Arc::clone(late));
+        self.asking.get_or_try_init(begin).await
+    }
+
     /// Subjects to which the user lacks the right, as far as the server complained.
     pub(crate) fn denied(&self) -> watch::Receiver<Vec<String>> {
         self.watcher.denied.subscribe()
@@ -457,6 +469,12 @@ fn at_least(version: &str, major: u64, minor: u64) -> bool {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(a)), Some(Ok(b))) => (a, b) >= (major, minor),
         _ => false,
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Epoch").field("number", &self.number).finish_non_exhaustive()
     }
 }
 

@@ -61,25 +61,10 @@ pub(crate) struct Joined {
     pub(crate) life: u64,
 }
 
-impl Hub {
-    /// How many events, at most, retention took before any member of a group got them: what lies
-    /// between the group's place and the first event that is left. Where the group reads only a part
-    /// of the stream it is less.
-    ///
-    /// # Errors
-    /// `Connect`, `Timeout`.
-    pub(crate) async fn outrun(&self, group: &Group, joined: &Joined) -> Result<u64> {
-        let epoch = self.link.up_soon().await?;
-        let mut missed = 0;
-        for part in &joined.parts {
-            let name = &self.layout.streams[part.stream].name;
-            let stream = epoch.api.stream(name).await?;
-            if stream.config.forgets() {
-                let place = epoch.api.consumer(name, group.as_str()).await?.delivered.stream_seq;
-                missed += stream.state.first_seq.saturating_sub(place + 1);
-            }
-        }
-        Ok(missed)
+impl Joined {
+    /// The streams that it reads, its home first.
+    pub(crate) fn streams(&self) -> Vec<usize> {
+        self.parts.iter().map(|part| part.stream).collect()
     }
 }
 
@@ -91,6 +76,11 @@ impl Selection {
             _ => None,
         };
         Self { patterns, changes: Vec::new(), after }
+    }
+
+    /// The patterns, where nothing else has a say.
+    pub(crate) fn always(&self) -> Option<&Patterns> {
+        (self.changes.is_empty() && self.after.is_none()).then_some(&self.patterns)
     }
 
     /// Whether it wants the event at this place.

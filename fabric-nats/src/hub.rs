@@ -14,11 +14,13 @@ use crate::config::NatsConfig;
 use crate::connection::Link;
 use crate::error;
 use crate::layout::Layout;
-use crate::live::Line;
+use crate::line::Line;
 use crate::member::Member;
 use crate::publish::Window;
 use crate::purged::Purged;
+use crate::read::Decoder;
 use crate::streams::Abilities;
+use crate::target::Targets;
 
 /// How long a member that left may still give back.
 const FINISH: Duration = Duration::from_secs(2);
@@ -29,7 +31,9 @@ pub(crate) struct Hub {
     pub(crate) layout: Layout,
     pub(crate) link: Link,
     pub(crate) window: Window,
+    /// Who waits to publish.
     pub(crate) line: Line,
+    pub(crate) targets: Targets,
     /// Which life of each stream it is.
     lives: Vec<AtomicU64>,
     pub(crate) abilities: RwLock<Abilities>,
@@ -37,6 +41,10 @@ pub(crate) struct Hub {
     /// What members that left still give back.
     stragglers: Mutex<JoinSet<()>>,
     pub(crate) purged: Mutex<Purged>,
+    /// Reads answers to requests.
+    pub(crate) answers: Mutex<Decoder>,
+    /// How many of them came late.
+    pub(crate) late: Arc<AtomicU64>,
     closing: AtomicBool,
     /// Rings when the client closes.
     pub(crate) closed: tokio::sync::watch::Sender<bool>,
@@ -52,10 +60,13 @@ impl Hub {
             link: Link::new(Arc::clone(&config)),
             window: Window::new(&config),
             line: Line::default(),
+            targets: Targets::default(),
             abilities: RwLock::default(),
             members: Mutex::default(),
             stragglers: Mutex::default(),
             purged: Mutex::default(),
+            answers: Mutex::new(Decoder::new(config.profile)),
+            late: Arc::default(),
             closing: AtomicBool::new(false),
             closed: tokio::sync::watch::Sender::new(false),
             config,
@@ -84,12 +95,12 @@ impl Hub {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+        self.closing.load(Ordering::SeqCst)
     }
 
     /// Stops intake; `false` if it was stopped already.
     pub(crate) fn begin_close(&self) -> bool {
-        let first = !self.closing.swap(true, Ordering::AcqRel);
+        let first = !self.closing.swap(true, Ordering::SeqCst);
         if first {
             self.closed.send_replace(true);
         }

@@ -2,8 +2,6 @@
 //!
 //! Pure: no I/O.
 
-use std::borrow::Cow;
-
 use fabric_core::{Error, ErrorKind, Group, Pattern, Patterns, Result, Topic};
 
 use crate::config::NatsConfig;
@@ -59,7 +57,7 @@ pub(crate) struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place<'a> {
     /// A topic, by its text.
-    Topic(Cow<'a, str>),
+    Topic(&'a str),
     /// An event for one group alone.
     Inbox { group: &'a str, topic: &'a str },
     /// Nothing of Fabric's.
@@ -165,12 +163,12 @@ impl Layout {
                 return Place::Inbox { group, topic };
             }
             if own.starts_with("dlq.") {
-                return Place::Topic(Cow::Borrowed(own));
+                return Place::Topic(own);
             }
             return Place::Foreign;
         }
         match subject.strip_prefix(&self.base) {
-            Some(topic) => Place::Topic(Cow::Borrowed(topic)),
+            Some(topic) => Place::Topic(topic),
             None => Place::Foreign,
         }
     }
@@ -388,8 +386,8 @@ mod tests {
         let group = Group::new("g").unwrap();
         assert_eq!(layout.subject(&topic("a.b")), "p.a.b");
         assert_eq!(layout.subject(&topic("dlq.g")), "_fabric.p.p.dlq.g");
-        assert_eq!(layout.place("p.a.b"), Place::Topic("a.b".into()));
-        assert_eq!(layout.place("_fabric.p.p.dlq.g"), Place::Topic("dlq.g".into()));
+        assert_eq!(layout.place("p.a.b"), Place::Topic("a.b"));
+        assert_eq!(layout.place("_fabric.p.p.dlq.g"), Place::Topic("dlq.g"));
         let inbox = layout.inbox(&group, &topic("a.b"));
         assert_eq!(layout.place(&inbox), Place::Inbox { group: "g", topic: "a.b" });
         assert!(contains(&layout.inbox_filter(&group), &inbox));

@@ -4,53 +4,43 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use fabric_core::{
-    Batch, Chunk, Confirms, Error, ErrorKind, Event, MAX_CHUNK, Outcomes, Patterns, Receipt,
-    Result, RetryClass, Source, SubscribeOptions, Subscription,
+    Batch, Chunk, Confirms, Error, ErrorKind, Event, MAX_CHUNK, Patterns, Receipt, Result,
+    RetryClass, Source, SubscribeOptions, Subscription, Timestamp,
 };
 use futures_core::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream as _};
-use tokio::time::Instant;
 
+use crate::confirm::{self, Answer};
 use crate::connection::Epoch;
 use crate::error::{self, Failure};
 use crate::hub::{Hub, at_once};
-use crate::layout::{Place, contains};
-use crate::wire::{Decoder, Outgoing, Route, Topics, kept};
-
-/// Who publishes live: those that wait come before those that do not.
-#[derive(Debug, Default)]
-pub(crate) struct Line {
-    waiting: AtomicUsize,
-    turn: tokio::sync::Mutex<()>,
-}
+use crate::layout::contains;
+use crate::read::Decoder;
+use crate::seen::Part;
+use crate::wire::{Messages, Outgoing, Route};
 
 impl Hub {
     /// Hands the batch to the connection if that takes no waiting.
     pub(crate) fn try_publish_live(&self, batch: Batch) -> Result<Confirms, Batch> {
-        if self.is_closing() || batch.events.is_empty() {
+        let [event] = &batch.events[..] else { return Err(batch) };
+        if self.is_closing() || !self.line.is_free() {
             return Err(batch);
         }
-        if self.line.waiting.load(Ordering::Acquire) > 0 || batch.events.len() > 1 {
-            return Err(batch);
-        }
-        let (Some(epoch), Some(event)) = (self.link.now(), batch.events.first()) else {
-            return Err(batch);
-        };
         let outgoing = match self.write_live(event) {
             Ok(outgoing) => outgoing,
-            Err(error) => return Ok(Confirms::ready(Outcomes::one(Err(error)))),
+            Err(error) => return Ok(confirm::one(Answer::Known(Err(error)))),
         };
-        match at_once(send(&epoch, outgoing)) {
-            Some(Ok(())) => Ok(Confirms::ready(Outcomes::one(Ok(Receipt::ACCEPTED)))),
+        let sent = self.link.with(|epoch| at_once(send(epoch, outgoing))).flatten();
+        match sent {
+            Some(Ok(())) => Ok(confirm::one(Answer::Known(Ok(Receipt::ACCEPTED)))),
             Some(Err(error)) if error.kind() == ErrorKind::TooLarge => {
-                Ok(Confirms::ready(Outcomes::one(Err(error))))
+                Ok(confirm::one(Answer::Known(Err(error))))
             }
             _ => Err(batch),
         }
@@ -61,19 +51,21 @@ impl Hub {
         self.check_open()?;
         let patience = crate::connection::after(self.config.confirm_timeout);
         let deadline = batch.deadline().map_or(patience, |deadline| deadline.min(patience));
-        let _waiting = Waiting::new(&self.line.waiting);
-        let _turn = self.line.turn.lock().await;
+        let turn = self.line.join(Some(deadline)).await;
         if batch.events.is_empty() {
             let epoch = self.link.up_soon().await?;
             epoch.round_trip(&self.layout.sync()).await?;
-            return Ok(Confirms::ready(Outcomes::each([])));
+            return Ok(confirm::each(Vec::new()));
         }
-        let mut results = Vec::with_capacity(batch.events.len());
+        let mut answers = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
-            let sent = tokio::time::timeout_at(deadline, self.send_live(event)).await;
-            results.push(sent.unwrap_or_else(|_| Err(nobody(event))));
+            let sent = match &turn {
+                Some(_) => tokio::time::timeout_at(deadline, self.send_live(event)).await.ok(),
+                None => None,
+            };
+            answers.push(Answer::Known(sent.unwrap_or_else(|| Err(nobody(event)))));
         }
-        Ok(Confirms::ready(Outcomes::each(results)))
+        Ok(confirm::each(answers))
     }
 
     async fn send_live(&self, event: &Event) -> Result<Receipt> {
@@ -89,7 +81,8 @@ impl Hub {
     }
 
     fn write_live(&self, event: &Event) -> Result<Outgoing> {
-        self.live_writer().write(event, &Route::default())
+        let target = self.targets.of(&self.layout, event.topic());
+        self.live_writer().write(event, &Route::default(), target.subject)
     }
 
     /// Opens a live subscription.
@@ -112,7 +105,6 @@ impl Hub {
             group,
             ears: Ears::There(ears),
             decoder: Decoder::new(self.config.profile),
-            topics: Topics::default(),
             closed: Box::pin(async move {
                 let _ = closed.wait_for(|closed| *closed).await;
             }),
@@ -153,7 +145,7 @@ async fn send(epoch: &Epoch, outgoing: Outgoing) -> Result<()> {
 
 async fn publish(
     epoch: &Epoch,
-    subject: String,
+    subject: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Result<(), async_nats::PublishError> {
@@ -182,8 +174,6 @@ struct Live {
     group: Option<String>,
     ears: Ears,
     decoder: Decoder,
-    /// Topics that came lately.
-    topics: Topics,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     troubles: VecDeque<Error>,
     over: bool,
@@ -230,64 +220,65 @@ impl Live {
 
     /// What came, up to a chunk of it; `None` once the connection is gone.
     fn poll_ears(&mut self, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        let Ears::There(ears) = &mut self.ears else { return Poll::Ready(None) };
-        let mut messages: Vec<(usize, Message)> = Vec::new();
+        let Self { hub, patterns, filters, group, ears, decoder, .. } = self;
+        let Ears::There(ears) = ears else { return Poll::Ready(None) };
+        let mut heard = Heard::default();
         let mut gone = false;
         for (n, ear) in ears.iter_mut().enumerate() {
-            while messages.len() < MAX_CHUNK {
-                match Pin::new(&mut *ear).poll_next(cx) {
+            while heard.events.len() < MAX_CHUNK {
+                let message = match Pin::new(&mut *ear).poll_next(cx) {
                     Poll::Pending => break,
-                    Poll::Ready(Some(message)) => messages.push((n, message)),
+                    Poll::Ready(Some(message)) => message,
                     Poll::Ready(None) => {
                         gone = true;
                         break;
                     }
+                };
+                let seen = decoder.look(&hub.layout, &message.subject);
+                // What is on a subject that is no topic is an error in the stream.
+                let wanted =
+                    seen.part == Part::Events && (seen.fault.is_some() || seen.matches(patterns));
+                let contained = |other: &String| contains(other, &message.subject);
+                // A filter before this one brought it too.
+                let twice = n > 0 && group.is_none() && filters[..n].iter().any(contained);
+                if wanted && !twice {
+                    heard.take(decoder, hub, message);
                 }
             }
         }
-        if messages.is_empty() {
-            return if gone { Poll::Ready(None) } else { Poll::Pending };
-        }
-        match self.chunk(messages) {
+        match heard.into_chunk() {
             Some(chunk) => Poll::Ready(Some(chunk)),
-            None => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
+            None if gone => Poll::Ready(None),
+            None => Poll::Pending,
         }
     }
+}
 
-    fn chunk(&mut self, came: Vec<(usize, Message)>) -> Option<Chunk> {
-        let count = came.len();
-        let (mut messages, mut events) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let mut faults = Vec::new();
-        for (n, message) in came {
-            if !self.is_wanted(n, &message) {
-                continue;
-            }
-            let read = self.decoder.read(&self.hub.layout, &message, 0);
-            if let Some(fault) = read.fault {
-                faults.push((events.len(), fault));
-            }
-            events.push(read.event);
-            messages.push(message);
+/// What came at once.
+#[derive(Default)]
+struct Heard {
+    messages: Vec<Message>,
+    events: Vec<Event>,
+    faults: Vec<(usize, Error)>,
+    at: Option<Timestamp>,
+}
+
+impl Heard {
+    fn take(&mut self, decoder: &mut Decoder, hub: &Hub, message: Message) {
+        let at = *self.at.get_or_insert_with(Timestamp::now);
+        let read = decoder.read(&hub.layout, &message, None, at);
+        if let Some(fault) = read.fault {
+            self.faults.push((self.events.len(), fault));
         }
-        if events.is_empty() {
-            return None;
-        }
-        let len = events.len();
-        let received = fabric_core::clock::wall_at(Instant::now());
-        let chunk = Chunk::new(Arc::new(events), 0, len, received).with_handle(kept(messages));
-        Some(faults.into_iter().fold(chunk, |chunk, (n, fault)| chunk.with_fault(n, fault)))
+        self.events.push(read.event);
+        self.messages.push(message);
     }
 
-    /// Whether the message is for this subscription, and no earlier filter brought it too.
-    fn is_wanted(&mut self, filter: usize, message: &Message) -> bool {
-        let Place::Topic(text) = self.hub.layout.place(&message.subject) else { return false };
-        let twice = self.group.is_none()
-            && self.filters[..filter].iter().any(|other| contains(other, &message.subject));
-        let wanted = self.topics.get(&text).map_or(true, |topic| self.patterns.matches(topic));
-        !twice && wanted
+    fn into_chunk(self) -> Option<Chunk> {
+        let (len, at) = (self.events.len(), self.at?);
+        let chunk = Chunk::new(Arc::new(self.events), 0, len, at)
+            .with_handle(Arc::new(Messages(self.messages)));
+        Some(self.faults.into_iter().fold(chunk, |chunk, (n, fault)| chunk.with_fault(n, fault)))
     }
 }
 
@@ -300,21 +291,6 @@ impl Source for Live {
         self.over = true;
         self.ears = Ears::There(Vec::new());
         Poll::Ready(Ok(()))
-    }
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

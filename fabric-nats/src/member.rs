@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::hub::{Hub, Task};
+use crate::lease::Lease;
 use crate::settle::{Confirming, MemberSettler, Verb};
 use crate::subscribe::Reader;
 
@@ -37,12 +38,15 @@ pub(crate) struct Member {
     suspect: AtomicBool,
     /// Somebody else has the say about the group now: its members begin anew.
     renewed: AtomicBool,
+    /// The server had more for the group than it handed out last.
+    backlog: AtomicBool,
     left: AtomicBool,
     /// Rings when something was settled.
     pub(crate) settled: Notify,
     reader: OnceLock<Weak<Mutex<Reader>>>,
     clock: OnceLock<Task>,
     answering: OnceLock<Task>,
+    watching: OnceLock<Task>,
 }
 
 struct Book {
@@ -52,10 +56,11 @@ struct Book {
 }
 
 /// A chunk with deliveries that are leased. It is held until they are settled or their leases end,
-/// so that what nobody looked at can be given back.
+/// so that what nobody looked at can be given back. The book may have leases on what was settled
+/// meanwhile; [`Lease`] knows better.
 struct Kept {
     chunk: Arc<Chunk>,
-    mask: u64,
+    lease: Arc<Lease>,
 }
 
 impl Member {
@@ -82,11 +87,13 @@ impl Member {
             starving: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             renewed: AtomicBool::new(false),
+            backlog: AtomicBool::new(false),
             left: AtomicBool::new(false),
             settled: Notify::new(),
             reader: OnceLock::new(),
             clock: OnceLock::new(),
             answering: OnceLock::new(),
+            watching: OnceLock::new(),
         });
         let clock = run_clock(Arc::downgrade(&member), ack_wait, hub.config.grace);
         let _ = member.clock.set(Task::spawn(clock));
@@ -101,6 +108,38 @@ impl Member {
     /// A task that ends with the member.
     pub(crate) fn keep(&self, task: Task) {
         let _ = self.answering.set(task);
+    }
+
+    /// Lets `watch` run as long as the member is there.
+    pub(crate) fn watch(&self, watch: impl Future<Output = ()> + Send + 'static) {
+        let _ = self.watching.set(Task::spawn(watch));
+    }
+
+    /// Notes whether the server has more for the group than it handed out.
+    pub(crate) fn note_backlog(&self, there: bool) {
+        self.backlog.store(there, Ordering::Relaxed);
+    }
+
+    /// Whether events may wait for the group at the server.
+    pub(crate) fn may_be_behind(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed) || self.room() == 0
+    }
+
+    /// The streams that it reads.
+    pub(crate) fn streams(&self) -> Vec<usize> {
+        self.with_reader(|reader| reader.streams()).unwrap_or_default()
+    }
+
+    /// Tells whoever reads that events were lost to retention.
+    pub(crate) fn lag(&self, missed: u64) {
+        self.with_reader(|reader| reader.lag(missed));
+        self.waker.wake();
+    }
+
+    fn with_reader<R>(&self, work: impl FnOnce(&mut Reader) -> R) -> Option<R> {
+        let reader = self.reader.get().and_then(Weak::upgrade)?;
+        let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(work(&mut reader))
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -131,50 +170,66 @@ impl Member {
         let mut book = self.lock();
         let token = book.next;
         book.next += 1;
-        let settler = Arc::new(MemberSettler(Arc::clone(self)));
-        let chunk = Arc::new(chunk.with_token(token).with_settler(self.group.clone(), settler));
         let mask = chunk.full_mask();
+        let lease = Arc::new(Lease::new(token, mask, since, book.leases.wait()));
+        let settler = MemberSettler::new(Arc::clone(self), Arc::clone(&lease));
+        let chunk = chunk.with_token(token).with_settler(self.group.clone(), Arc::new(settler));
+        let chunk = Arc::new(chunk);
         book.leases.grant(token, mask, since);
-        book.chunks.insert(token, Kept { chunk: Arc::clone(&chunk), mask });
+        book.chunks.insert(token, Kept { chunk: Arc::clone(&chunk), lease });
         self.held.fetch_add(chunk.len(), Ordering::AcqRel);
         drop(book);
         chunk
     }
 
     /// Whether all of `mask` is leased.
-    pub(crate) fn holds(&self, chunk: &Chunk, mask: u64, now: Instant) -> bool {
-        self.lock().leases.held(chunk.token(), now) & mask == mask
+    pub(crate) fn holds(&self, lease: &Lease, mask: u64) -> bool {
+        let extended = lease.extended(mask);
+        if !lease.is_open(mask) || (extended != mask && !lease.lasts()) {
+            return false;
+        }
+        extended == 0 || self.lock().leases.held(lease.token, Instant::now()) & extended == extended
+    }
+
+    /// The leases on a chunk, unless all of them ended.
+    pub(crate) fn lease_on(&self, chunk: &Chunk) -> Option<Arc<Lease>> {
+        self.lock().chunks.get(&chunk.token()).map(|kept| Arc::clone(&kept.lease))
     }
 
     /// Begins leases anew; `false` where one had ended.
-    pub(crate) fn extend(&self, chunk: &Chunk, mask: u64, now: Instant) -> bool {
-        self.lock().leases.extend(chunk.token(), mask, now) == mask
+    pub(crate) fn extend(&self, lease: &Lease, mask: u64, now: Instant) -> bool {
+        let mut book = self.lock();
+        let held = lease.is_open(mask) && book.leases.extend(lease.token, mask, now) == mask;
+        if held {
+            lease.extend(mask);
+        }
+        held
     }
 
     /// Ends leases on what was settled.
-    pub(crate) fn release(&self, chunk: &Chunk, mask: u64) {
-        let mut book = self.lock();
-        let released = book.leases.release(chunk.token(), mask);
-        self.forget(&mut book, chunk.token(), released);
-        drop(book);
-        self.settled.notify_waiters();
+    pub(crate) fn release(&self, lease: &Lease, mask: u64) {
+        self.forget(lease, mask);
+        if lease.open() == 0 {
+            let mut book = self.lock();
+            book.leases.release(lease.token, u64::MAX);
+            book.chunks.remove(&lease.token);
+        }
+        if self.hub.is_closing() {
+            self.settled.notify_waiters();
+        }
     }
 
-    fn forget(&self, book: &mut Book, token: u64, mask: u64) {
-        let count = mask.count_ones() as usize;
-        if count == 0 {
-            return;
-        }
-        if let Some(kept) = book.chunks.get_mut(&token) {
-            kept.mask &= !mask;
-            if kept.mask == 0 {
-                book.chunks.remove(&token);
+    /// Counts leases as ended; returns those that there were.
+    fn forget(&self, lease: &Lease, mask: u64) -> u64 {
+        let taken = lease.take(mask);
+        if taken != 0 {
+            self.held.fetch_sub(taken.count_ones() as usize, Ordering::AcqRel);
+            if self.starving.load(Ordering::Acquire) && self.starving.swap(false, Ordering::AcqRel)
+            {
+                self.waker.wake();
             }
         }
-        self.held.fetch_sub(count, Ordering::AcqRel);
-        if self.starving.swap(false, Ordering::AcqRel) {
-            self.waker.wake();
-        }
+        taken
     }
 
     /// Takes back from their holders what has ended; all of it where the clock stood still. Returns
@@ -184,8 +239,14 @@ impl Member {
         let ended = if late { book.leases.end_all() } else { book.leases.ended(now) };
         let mut lost = Vec::new();
         for (token, mask) in ended {
-            lost.extend(book.chunks.get(&token).map(|kept| (Arc::clone(&kept.chunk), mask)));
-            self.forget(&mut book, token, mask);
+            let Some(kept) = book.chunks.get(&token) else { continue };
+            let taken = self.forget(&kept.lease, mask);
+            if taken != 0 {
+                lost.push((Arc::clone(&kept.chunk), taken));
+            }
+            if kept.lease.open() == 0 {
+                book.chunks.remove(&token);
+            }
         }
         let next = book.leases.next();
         drop(book);
@@ -248,18 +309,19 @@ impl Member {
     pub(crate) fn give_back(&self, taken: &[(Arc<Chunk>, u64)]) {
         for (chunk, mask) in taken {
             self.hub.tell(chunk, *mask, &Verb::Nak);
-            self.release(chunk, *mask);
+            if let Some(lease) = self.lease_on(chunk) {
+                self.release(&lease, *mask);
+            }
         }
     }
 
     /// Leaves, also where nobody polls.
     pub(crate) async fn leave(&self) {
-        let reader = self.reader.get().and_then(Weak::upgrade);
-        let leaving = reader.and_then(|reader| {
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaving = self.with_reader(|reader| {
             reader.leave();
             reader.take_leaving()
         });
+        let leaving = leaving.flatten();
         self.waker.wake();
         if let Some(leaving) = leaving {
             leaving.await;
@@ -269,7 +331,7 @@ impl Member {
     /// How many deliveries are held and were handed out.
     pub(crate) fn open(&self) -> usize {
         let book = self.lock();
-        let open = |kept: &Kept| (kept.mask & !kept.chunk.closed()).count_ones() as usize;
+        let open = |kept: &Kept| (kept.lease.open() & !kept.chunk.closed()).count_ones() as usize;
         book.chunks.values().map(open).sum()
     }
 }
@@ -291,9 +353,7 @@ async fn run_clock(member: Weak<Member>, ack_wait: Duration, grace: Duration) {
         }
         let (lost, end) = member.tick(now, late);
         next = end;
-        if let Some(reader) = member.reader.get().and_then(Weak::upgrade) {
-            reader.lock().unwrap_or_else(PoisonError::into_inner).look_after(last, lost);
-        }
+        member.with_reader(|reader| reader.look_after(last, lost));
         last = now;
     }
 }

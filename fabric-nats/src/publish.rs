@@ -7,25 +7,26 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, StatusCode};
+use async_nats::{HeaderMap, Message, StatusCode, Subject};
 use bytes::Bytes;
 use fabric_core::{
     Batch, Confirms, Error, ErrorKind, Event, ExpectedLast, Outcomes, Position, Receipt, Result,
     RetryClass,
 };
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::config::NatsConfig;
+use crate::confirm::{self, Answer};
 use crate::connection::{Backoff, Epoch, State as LinkState, lacking};
 use crate::error::{self, ApiError, Failure};
 use crate::hub::{Hub, at_once};
+use crate::text::numbered;
 use crate::wire::{Outgoing, Route, Writer};
 
 /// How long the server may take to confirm before what is unconfirmed is sent again.
@@ -42,9 +43,6 @@ pub(crate) struct Window {
     bytes: Semaphore,
     most_events: usize,
     most_units: usize,
-    /// How many submits wait for room; `try_submit` overtakes none.
-    waiting: AtomicUsize,
-    turn: tokio::sync::Mutex<()>,
     /// Rings when the sender has something to do.
     work: Notify,
 }
@@ -79,7 +77,7 @@ struct Slot {
 
 /// What the server answers to a publish.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct Reply {
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -105,8 +103,6 @@ impl Window {
             bytes: Semaphore::new(most_units),
             most_events: config.in_flight,
             most_units,
-            waiting: AtomicUsize::new(0),
-            turn: tokio::sync::Mutex::new(()),
             work: Notify::new(),
         }
     }
@@ -140,7 +136,7 @@ impl Hub {
         if batch.events.is_empty() {
             return Ok(self.flush());
         }
-        if window.waiting.load(Ordering::Acquire) > 0 || batch.events.len() > window.most_events {
+        if !self.line.is_free() || batch.events.len() > window.most_events {
             return Err(batch);
         }
         let units: u32 =
@@ -150,21 +146,16 @@ impl Hub {
         let Ok(bytes) = window.bytes.try_acquire_many(units) else { return Err(batch) };
         room.forget();
         bytes.forget();
-        let expected = batch.options.and_then(|options| options.expect_last);
-        if count > 1 {
-            return Ok(self.hand_over_all(batch.events.into_iter(), &route, expected.as_ref()));
-        }
-        let mut confirms = Confirms::ready(Outcomes::each([]));
-        for event in batch.events {
+        let Batch { events, options, now } = batch;
+        let expected = options.and_then(|options| options.expect_last);
+        let mut answers = events.into_iter().map(|event| {
             let route = route(&event);
-            confirms = match self.hand_over(event, route, expected.as_ref()) {
-                Err(error) => Confirms::ready(Outcomes::one(Err(error))),
-                Ok(answer) => {
-                    Confirms::pending(async move { Outcomes::one(outcome(answer).await) })
-                }
-            };
+            self.hand_over(event, route, expected.as_ref(), now.instant)
+        });
+        if count > 1 {
+            return Ok(confirm::each(answers.collect()));
         }
-        Ok(confirms)
+        Ok(answers.next().map_or_else(|| confirm::each(Vec::new()), confirm::one))
     }
 
     /// Hands the batch over, waiting for room.
@@ -180,62 +171,44 @@ impl Hub {
         let deadline = batch.deadline();
         let Batch { events, options, .. } = batch;
         let expected = options.and_then(|options| options.expect_last);
-        let _waiting = Waiting::new(&self.window.waiting);
-        let turn = self.window.turn.lock();
-        let late = || match deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline).boxed(),
-            None => std::future::pending().boxed(),
-        };
-        let turn = tokio::select! {
-            biased;
-            turn = turn => Some(turn),
-            () = late() => None,
-        };
+        let turn = self.line.join(deadline).await;
         let mut answers = Vec::with_capacity(events.len());
         for event in events {
-            let units = self.window.units(event.payload().size());
-            let room = async {
-                let room = self.window.room.acquire().await;
-                let bytes = self.window.bytes.acquire_many(units).await;
-                match (room, bytes) {
-                    (Ok(room), Ok(bytes)) => {
-                        room.forget();
-                        bytes.forget();
-                        true
-                    }
-                    _ => false,
-                }
-            };
-            let mut closed = self.closed.subscribe();
             let there = match &turn {
                 None => Err(full(&event)),
-                Some(_) => tokio::select! {
-                    biased;
-                    there = room => if there { Ok(()) } else { Err(error::closed()) },
-                    _ = closed.wait_for(|closed| *closed) => Err(error::closed()),
-                    () = late() => Err(full(&event)),
-                },
+                Some(_) => self.wait_for_room(&event, deadline).await,
             };
             let route = route(&event);
             answers.push(match there {
-                Ok(()) => self.hand_over(event, route, expected.as_ref()),
-                Err(error) => Err(error),
+                Ok(()) => self.hand_over(event, route, expected.as_ref(), Instant::now()),
+                Err(error) => Answer::Known(Err(error)),
             });
         }
-        Ok(confirms(answers))
+        Ok(confirm::each(answers))
     }
 
-    fn hand_over_all(
-        &self,
-        rest: impl Iterator<Item = Event>,
-        route: &impl Fn(&Event) -> Route,
-        expected: Option<&ExpectedLast>,
-    ) -> Confirms {
-        let answers = rest.map(|event| {
-            let route = route(&event);
-            self.hand_over(event, route, expected)
-        });
-        confirms(answers.collect())
+    /// Takes room for one event, which then is the event's.
+    async fn wait_for_room(&self, event: &Event, deadline: Option<Instant>) -> Result<()> {
+        let units = self.window.units(event.payload().size());
+        let room = async {
+            let room = self.window.room.acquire().await;
+            let bytes = self.window.bytes.acquire_many(units).await;
+            match (room, bytes) {
+                (Ok(room), Ok(bytes)) => {
+                    room.forget();
+                    bytes.forget();
+                    Ok(())
+                }
+                _ => Err(error::closed()),
+            }
+        };
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            there = room => there,
+            _ = closed.wait_for(|closed| *closed) => Err(error::closed()),
+            () = sleep_until(deadline) => Err(full(event)),
+        }
     }
 
     /// Puts one event, for which there is room, into the window, and sends it if it is its turn.
@@ -244,7 +217,8 @@ impl Hub {
         mut event: Event,
         mut route: Route,
         expected: Option<&ExpectedLast>,
-    ) -> Result<oneshot::Receiver<Result<Receipt>>> {
+        now: Instant,
+    ) -> Answer {
         let units = self.window.units(event.payload().size());
         let ready = (|| {
             // The codec runs once, however often the event is sent.
@@ -252,14 +226,11 @@ impl Hub {
                 let bytes = event.payload().bytes()?;
                 event.set_payload(bytes);
             }
-            let stream = match &route.to {
-                Some(_) => self.layout.home,
-                None => self.layout.stream_of(event.topic())?,
-            };
+            let (stream, subject) = self.target(&event, &route)?;
             if let Some(expected) = expected {
                 route.expected = Some(self.expected(expected, &event, stream)?);
             }
-            let outgoing = self.writer().write(&event, &route)?;
+            let outgoing = self.writer().write(&event, &route, subject)?;
             self.check_size(&event, &outgoing)?;
             Ok((stream, outgoing))
         })();
@@ -267,11 +238,27 @@ impl Hub {
             Ok(ready) => ready,
             Err(error) => {
                 self.window.give_room(1, units);
-                return Err(error);
+                return Answer::Known(Err(error));
             }
         };
-        let ready = Ready { event, route, stream, outgoing };
-        self.window.push(ready, units).inspect_err(|_| self.window.give_room(1, units))
+        match self.window.push(Ready { event, route, stream, outgoing }, units, now) {
+            Ok(answer) => Answer::Coming(answer),
+            Err(error) => {
+                self.window.give_room(1, units);
+                Answer::Known(Err(error))
+            }
+        }
+    }
+
+    /// Where an event goes: the stream and the subject.
+    fn target(&self, event: &Event, route: &Route) -> Result<(usize, Subject)> {
+        match &route.to {
+            Some(group) => Ok((self.layout.home, self.layout.inbox(group, event.topic()).into())),
+            None => {
+                let target = self.targets.of(&self.layout, event.topic());
+                Ok((target.stream?, target.subject))
+            }
+        }
     }
 
     fn writer(&self) -> Writer<'_> {
@@ -361,7 +348,7 @@ impl Hub {
         let Ok(mut answers) = epoch.client.subscribe(format!("{inbox}*")).await else { return };
         // Before anything is sent, so that no answer is missed.
         let mut denied = epoch.denied();
-        self.window.attach(epoch, inbox, &self.writer());
+        self.window.attach(epoch, inbox, self);
         let mut pauses = Backoff::new(self.config.reconnect_max);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -385,7 +372,7 @@ impl Hub {
                     if epoch.client.flush().await.is_err() {
                         return;
                     }
-                    self.window.send_rest(&self.writer());
+                    self.window.send_rest(self);
                 }
                 () = sleep_until(resume) => {
                     match self.ensure_streams(epoch).await {
@@ -396,7 +383,7 @@ impl Hub {
                         }
                         Err(error) => self.window.fail_all(&error),
                     }
-                    self.window.send_again(&self.writer());
+                    self.window.send_again(self);
                 }
                 Ok(()) = denied.changed() => {
                     let subjects = denied.borrow_and_update().clone();
@@ -405,7 +392,7 @@ impl Hub {
                 _ = look.tick() => {
                     self.window.give_up_on_the_old(self.config.confirm_timeout);
                     if self.window.is_unanswered() {
-                        self.window.send_again(&self.writer());
+                        self.window.send_again(self);
                     }
                 }
             }
@@ -415,7 +402,12 @@ impl Hub {
 
 impl Window {
     /// Puts an event at the end, and sends it if everything before it was sent.
-    fn push(&self, ready: Ready, units: u32) -> Result<oneshot::Receiver<Result<Receipt>>> {
+    fn push(
+        &self,
+        ready: Ready,
+        units: u32,
+        now: Instant,
+    ) -> Result<oneshot::Receiver<Result<Receipt>>> {
         let Ready { event, route, stream, outgoing } = ready;
         let (answer, answered) = oneshot::channel();
         let mut state = self.lock();
@@ -428,12 +420,12 @@ impl Window {
             route,
             stream,
             units,
-            born: Instant::now(),
+            born: now,
             sent: None,
             done: false,
             answer: Some(answer),
         });
-        if state.next == number && state.paused.is_none() && !state.send(number, outgoing) {
+        if state.next == number && state.paused.is_none() && !state.send(number, outgoing, now) {
             self.work.notify_one();
         }
         self.clear(&mut state);
@@ -441,14 +433,14 @@ impl Window {
     }
 
     /// A new connection: everything that is not confirmed is sent on it, in order.
-    fn attach(&self, epoch: &Arc<Epoch>, inbox: String, writer: &Writer<'_>) {
+    fn attach(&self, epoch: &Arc<Epoch>, inbox: String, hub: &Hub) {
         {
             let mut state = self.lock();
             state.epoch = Some(Arc::clone(epoch));
             state.inbox = inbox;
             state.paused = None;
         }
-        self.send_again(writer);
+        self.send_again(hub);
     }
 
     fn detach(&self) {
@@ -456,17 +448,18 @@ impl Window {
     }
 
     /// Sends everything that is not confirmed once more.
-    fn send_again(&self, writer: &Writer<'_>) {
+    fn send_again(&self, hub: &Hub) {
         {
             let mut state = self.lock();
             state.paused = None;
             state.next = state.base;
         }
-        self.send_rest(writer);
+        self.send_rest(hub);
     }
 
     /// Sends what this connection has not sent yet.
-    fn send_rest(&self, writer: &Writer<'_>) {
+    fn send_rest(&self, hub: &Hub) {
+        let (writer, now) = (hub.writer(), Instant::now());
         let mut state = self.lock();
         while state.paused.is_none() {
             let number = state.next;
@@ -475,9 +468,12 @@ impl Window {
                 state.next += 1;
                 continue;
             }
-            match writer.write(&slot.event, &slot.route) {
+            let written = hub
+                .target(&slot.event, &slot.route)
+                .and_then(|(_, subject)| writer.write(&slot.event, &slot.route, subject));
+            match written {
                 Ok(outgoing) => {
-                    if !state.send(number, outgoing) {
+                    if !state.send(number, outgoing, now) {
                         self.work.notify_one();
                         break;
                     }
@@ -640,16 +636,16 @@ impl State {
 
     /// Sends one event; `false` where the connection's queue is full. Without a connection it waits
     /// for the next.
-    fn send(&mut self, number: u64, outgoing: Outgoing) -> bool {
+    fn send(&mut self, number: u64, outgoing: Outgoing, now: Instant) -> bool {
         let Some(epoch) = self.epoch.clone() else { return true };
-        let reply = format!("{}{number}", self.inbox);
+        let reply = numbered(&self.inbox, number).into();
         let Outgoing { subject, headers, payload } = outgoing;
         let Some(handed) = hand(&epoch, subject, reply, headers, payload) else { return false };
         // One that cannot be handed over has lost its connection: the next one sends it.
         if handed.is_ok() {
             self.next = number + 1;
             if let Some(slot) = self.slot_mut(number) {
-                slot.sent = Some(Instant::now());
+                slot.sent = Some(now);
             }
         }
         true
@@ -659,8 +655,8 @@ impl State {
 /// Hands a message to the connection's queue; `None` where that is full.
 fn hand(
     epoch: &Epoch,
-    subject: String,
-    reply: String,
+    subject: Subject,
+    reply: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Option<Result<(), async_nats::PublishError>> {
@@ -682,7 +678,7 @@ fn read(message: &Message, slot: &Slot, hub: &Hub) -> Result<Receipt> {
         )
         .with_backend("nats"));
     }
-    let answer: Answer = serde_json::from_slice(&message.payload).map_err(|error| {
+    let answer: Reply = serde_json::from_slice(&message.payload).map_err(|error| {
         Error::new(ErrorKind::Backend, "the server's confirm cannot be read")
             .with_backend("nats")
             .with_source(error)
@@ -726,48 +722,10 @@ fn size_of_headers(headers: &HeaderMap) -> usize {
     12 + lines.sum::<usize>()
 }
 
-async fn outcome(answer: oneshot::Receiver<Result<Receipt>>) -> Result<Receipt> {
-    answer.await.unwrap_or_else(|_| Err(error::closed().with_retry(RetryClass::Ambiguous)))
-}
-
-fn confirms(answers: Vec<Result<oneshot::Receiver<Result<Receipt>>>>) -> Confirms {
-    if answers.iter().all(Result::is_err) {
-        return Confirms::ready(Outcomes::each(
-            answers.into_iter().filter_map(Result::err).map(Err),
-        ));
-    }
-    Confirms::pending(async move {
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
-                Ok(answer) => outcome(answer).await,
-                Err(error) => Err(error),
-            });
-        }
-        Outcomes::each(results)
-    })
-}
-
 async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A submit that waits for room; counts while it lives.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

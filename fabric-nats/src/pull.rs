@@ -25,7 +25,7 @@ use crate::error;
 use crate::group::begin;
 use crate::hub::{Hub, at_once};
 use crate::layout::Filter;
-use crate::wire::Sent;
+use crate::read::Sent;
 
 /// How long a request stays open.
 const OPEN: Duration = Duration::from_secs(30);
@@ -110,12 +110,31 @@ struct Made {
 
 struct Open {
     epoch: Arc<Epoch>,
+    /// Where the numbers begin in the subjects of its acks, once one has come.
+    numbers: usize,
     inbox: String,
     next: String,
     messages: Subscriber,
     /// How many events the server may still send.
     wanted: usize,
     silence: Pin<Box<Sleep>>,
+}
+
+/// Events as they came, with what the server says of each.
+#[derive(Default)]
+pub(crate) struct Arrived {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) sents: Vec<Sent>,
+}
+
+impl Arrived {
+    pub(crate) const fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
 }
 
 /// What one look at the server brought.
@@ -205,7 +224,7 @@ impl Pull {
         cx: &mut Context<'_>,
         room: usize,
         most: usize,
-        events: &mut Vec<(Message, Sent)>,
+        events: &mut Arrived,
     ) -> Poll<Pulled> {
         if std::mem::take(&mut self.used) {
             self.ahead = (self.ahead * 2).min(MOST_AHEAD);
@@ -254,49 +273,20 @@ impl Pull {
         cx: &mut Context<'_>,
         room: usize,
         most: usize,
-        events: &mut Vec<(Message, Sent)>,
+        events: &mut Arrived,
     ) -> Poll<bool> {
         if let Some(pause) = &mut self.pause
             && pause.as_mut().poll(cx).is_ready()
         {
             self.pause = None;
         }
-        let mut bytes = 0;
-        while events.len() < most && bytes < CHUNK_BYTES {
-            if self.pause.is_none() {
-                self.ask(room.saturating_sub(events.len()));
-            }
-            let Wire::Open(open) = &mut self.wire else { return Poll::Ready(false) };
-            match Pin::new(&mut open.messages).poll_next(cx) {
-                Poll::Pending => break,
-                Poll::Ready(None) => {
-                    self.wire = Wire::Idle;
-                    return Poll::Ready(!events.is_empty());
-                }
-                Poll::Ready(Some(message)) => {
-                    open.silence.as_mut().reset(after(SILENCE));
-                    if let Some(status) = message.status {
-                        if self.hear(status, &message) {
-                            return Poll::Ready(!events.is_empty());
-                        }
-                        continue;
-                    }
-                    open.wanted = open.wanted.saturating_sub(1);
-                    bytes += message.length;
-                    self.size = (self.size * 7 + message.length) / 8 + 1;
-                    let sent = message.reply.as_deref().and_then(Sent::parse);
-                    let Some(sent) = sent else { continue };
-                    if !self.follows(sent) {
-                        // Something was lost on the way: the consumer begins behind the last event.
-                        self.wire = Wire::Idle;
-                        return Poll::Ready(!events.is_empty());
-                    }
-                    events.push((message, sent));
-                }
-            }
+        self.ask(room.saturating_sub(events.len()));
+        let changed = self.take_in(cx, most, events);
+        if !changed && !events.is_empty() {
+            self.ask(room.saturating_sub(events.len()));
         }
-        if !events.is_empty() {
-            return Poll::Ready(true);
+        if changed || !events.is_empty() {
+            return Poll::Ready(!events.is_empty());
         }
         let Wire::Open(open) = &mut self.wire else { return Poll::Ready(false) };
         if open.wanted > 0 && open.silence.as_mut().poll(cx).is_ready() {
@@ -305,6 +295,46 @@ impl Pull {
             return Poll::Ready(false);
         }
         Poll::Pending
+    }
+
+    /// Takes what has arrived, up to `most` events; whether the wire changed meanwhile.
+    fn take_in(&mut self, cx: &mut Context<'_>, most: usize, events: &mut Arrived) -> bool {
+        let (mut bytes, mut heard) = (0, false);
+        while events.len() < most && bytes < CHUNK_BYTES {
+            let Wire::Open(open) = &mut self.wire else { return true };
+            let message = match Pin::new(&mut open.messages).poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => {
+                    self.wire = Wire::Idle;
+                    return true;
+                }
+                Poll::Ready(Some(message)) => message,
+            };
+            heard = true;
+            if let Some(status) = message.status {
+                if self.hear(status, &message) {
+                    return true;
+                }
+                continue;
+            }
+            open.wanted = open.wanted.saturating_sub(1);
+            bytes += message.length;
+            self.size = (self.size * 7 + message.length) / 8 + 1;
+            let numbers = &mut open.numbers;
+            let sent = message.reply.as_deref().and_then(|reply| Sent::parse_at(reply, numbers));
+            let Some(sent) = sent else { continue };
+            if !self.follows(sent) {
+                // Something was lost on the way: the consumer begins behind the last event.
+                self.wire = Wire::Idle;
+                return true;
+            }
+            events.messages.push(message);
+            events.sents.push(sent);
+        }
+        if let (true, Wire::Open(open)) = (heard, &mut self.wire) {
+            open.silence.as_mut().reset(after(SILENCE));
+        }
+        false
     }
 
     /// Whether the event is the next of this subscription's own consumer.
@@ -321,6 +351,9 @@ impl Pull {
 
     /// Asks for more, once enough of what was asked for has come.
     fn ask(&mut self, room: usize) {
+        if self.pause.is_some() {
+            return;
+        }
         let Wire::Open(open) = &mut self.wire else { return };
         let room = room.min(self.ahead).min((BYTES_AHEAD / self.size).max(2));
         let free = room.saturating_sub(open.wanted);
@@ -561,6 +594,7 @@ async fn inbox_on(epoch: &Arc<Epoch>, stream: &str, consumer: &str) -> Result<Op
     let messages = messages.map_err(|_| error::disconnected())?;
     Ok(Open {
         epoch: Arc::clone(epoch),
+        numbers: 0,
         inbox,
         next: epoch.api.next(stream, consumer),
         messages,

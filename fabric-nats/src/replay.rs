@@ -8,14 +8,14 @@ use fabric_core::{
     Chunk, End, ErrorKind, MAX_CHUNK, Places, Position, ReplayBackend, ReplayOptions, Result,
     Source, Subscription, Timestamp, Topic,
 };
-use tokio::time::Instant;
 
 use crate::backend::Nats;
 use crate::group::Selection;
 use crate::hub::Hub;
-use crate::layout::Place;
-use crate::pull::{Pull, Pulled};
-use crate::wire::{Decoder, kept};
+use crate::pull::{Arrived, Pull, Pulled};
+use crate::read::{Decoder, Kept};
+use crate::seen::Part as Lies;
+use crate::wire::Messages;
 
 impl ReplayBackend for Nats {
     async fn replay(&self, options: ReplayOptions) -> Result<Subscription> {
@@ -81,7 +81,7 @@ impl History {
                 self.parts.pop();
                 continue;
             }
-            let mut events = Vec::new();
+            let mut events = Arrived::default();
             let room = self.hub.config.prefetch.max(MAX_CHUNK);
             match ready!(part.pull.poll(cx, room, MAX_CHUNK, &mut events)) {
                 Pulled::Gone => part.pull.begin_anew(),
@@ -100,24 +100,30 @@ impl History {
         }
     }
 
-    fn chunk(&mut self, pulled: Vec<(async_nats::Message, crate::wire::Sent)>) -> Option<Chunk> {
+    fn chunk(&mut self, pulled: Arrived) -> Option<Chunk> {
         let part = self.parts.last()?;
         let (stream, end) = (part.pull.stream, part.end);
         let life = self.hub.life(stream);
-        let (mut messages, mut events, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        let mut faults = Vec::new();
-        for (message, sent) in pulled {
+        let received = Timestamp::now();
+        let count = pulled.len();
+        let (mut messages, mut events) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut places, mut faults) = (Vec::with_capacity(count), Vec::new());
+        for (message, sent) in pulled.messages.into_iter().zip(pulled.sents) {
             if sent.stored > end || self.left == 0 {
                 break;
             }
-            let Place::Topic(text) = self.hub.layout.place(&message.subject) else { continue };
-            let name = &self.hub.layout.streams[stream].name;
-            let wanted = Topic::new(&text)
-                .is_ok_and(|topic| self.selection.wants(&topic, name, life, sent.stored));
-            if !wanted || self.is_beyond(&text, sent.stored, stored_at(&message)) {
+            let seen = self.decoder.look(&self.hub.layout, &message.subject);
+            if seen.part != Lies::Events || seen.fault.is_some() {
                 continue;
             }
-            let read = self.decoder.read(&self.hub.layout, &message, sent.stored);
+            let name = &self.hub.layout.streams[stream].name;
+            let wanted = self.selection.wants(&seen.topic, name, life, sent.stored);
+            let topic = seen.topic.clone();
+            if !wanted || self.is_beyond(&topic, sent.stored, stored_at(&message)) {
+                continue;
+            }
+            let kept = Kept { life, stored: sent.stored };
+            let read = self.decoder.read(&self.hub.layout, &message, Some(kept), received);
             if let Some(fault) = read.fault {
                 faults.push((events.len(), fault));
             }
@@ -130,20 +136,17 @@ impl History {
             return None;
         }
         let len = events.len();
-        let received = fabric_core::clock::wall_at(Instant::now());
         let chunk = Chunk::new(Arc::new(events), 0, len, received)
             .with_places(Places::Each(places.into()))
-            .with_handle(kept(messages));
+            .with_handle(Arc::new(Messages(messages)));
         Some(faults.into_iter().fold(chunk, |chunk, (n, fault)| chunk.with_fault(n, fault)))
     }
 
     /// Whether an event lies behind the end that was asked for.
-    fn is_beyond(&self, topic: &str, stored: u64, time: Option<Timestamp>) -> bool {
+    fn is_beyond(&self, topic: &Topic, stored: u64, time: Option<Timestamp>) -> bool {
         match &self.end {
             End::Time(end) => time.is_some_and(|time| time >= *end),
-            End::At(position) => {
-                position.topic.as_str() == topic && u128::from(stored) > position.offset
-            }
+            End::At(position) => position.topic == *topic && u128::from(stored) > position.offset,
             _ => false,
         }
     }

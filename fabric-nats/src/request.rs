@@ -1,34 +1,39 @@
 //! Requests and their answers, on NATS alone: outside of what streams keep.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, Subject, Subscriber};
 use fabric_core::{
     Error, ErrorKind, Event, Replier, Request, RequestReplyBackend, Requests, RespondOptions,
-    Result, RetryClass, remote_error,
+    Result, RetryClass, Timestamp, remote_error,
 };
+use futures_core::Stream;
 use futures_core::future::BoxFuture;
-use futures_util::stream::{SelectAll, select_all, unfold};
-use futures_util::{FutureExt as _, StreamExt as _};
-use tokio::time::Instant;
+use futures_util::FutureExt as _;
 
 use crate::backend::Nats;
+use crate::config::Profile;
 use crate::connection::{Epoch, after};
 use crate::error::{self, Failure};
 use crate::hub::Hub;
-use crate::wire::{Decoder, Writer};
+use crate::read::Decoder;
+use crate::wire::{Asked, Writer};
 
 /// How a responder's failure is told, as services of NATS do.
 const FAILED: HeaderName = HeaderName::from_static("Nats-Service-Error");
 /// Who shares requests: all responders that ask for exactly what they answer.
 const QUEUE: &str = "fabric";
+/// How long a responder that cannot be registered just now waits.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl RequestReplyBackend for Nats {
     async fn request(&self, request: Event, timeout: Duration) -> Result<Event> {
         let hub = self.open_hub()?;
         let deadline = after(timeout);
-        let asked = hub.ask(&request, deadline);
+        let asked = hub.ask(&request);
         let answered = tokio::time::timeout_at(deadline, asked).await;
         answered
             .unwrap_or_else(|_| {
@@ -41,41 +46,35 @@ impl RequestReplyBackend for Nats {
         let hub = self.open_hub()?;
         let epoch = hub.link.up_soon().await?;
         let ears = hub.listen(&epoch, &options).await?;
-        let answering = Answering {
+        let mut closed = hub.closed.subscribe();
+        Ok(Requests::new(Answering {
             hub: Arc::clone(hub),
-            epoch,
-            options,
-            ears,
+            options: Arc::new(options),
+            ears: Ears::There(ears),
             decoder: Decoder::new(hub.config.profile),
+            closed: Box::pin(async move {
+                let _ = closed.wait_for(|closed| *closed).await;
+            }),
             ended: false,
-        };
-        Ok(Requests::new(unfold(answering, Answering::next)))
+        }))
     }
 }
 
 impl Hub {
-    async fn ask(&self, request: &Event, deadline: Instant) -> Result<Event> {
-        let subject = self.layout.request(request.topic());
-        let (headers, payload) = self.live_writer().contents_of(request, None)?;
+    async fn ask(&self, request: &Event) -> Result<Event> {
+        let subject = Subject::from(self.layout.request(request.topic()));
+        let (headers, payload) = self.live_writer().request(request)?;
         let epoch = self.link.up().await?;
-        let limit = deadline.saturating_duration_since(Instant::now());
-        let asked = async_nats::Request::new().payload(payload).timeout(Some(limit));
-        let asked = match headers {
-            Some(headers) => asked.headers(headers),
-            None => asked,
-        };
-        let answered = async {
-            match epoch.client.send_request(subject.clone(), asked).await {
-                Ok(answer) => Ok(answer),
-                Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(Error::new(
-                    ErrorKind::NoResponders,
-                    format!("nobody answers requests on `{}`", request.topic()),
-                )
-                .with_retry(RetryClass::Safe)),
-                Err(error) => Err(error::from(&Failure::Request(error.kind()))),
+        let asked = epoch.asking(&self.late).await?.ask(subject.clone());
+        let (client, reply) = (&epoch.client, asked.reply());
+        let sent = match headers {
+            Some(headers) => {
+                client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             }
+            None => client.publish_with_reply(subject, reply, payload).await,
         };
-        let answer = epoch.allowed(&subject, answered).await?;
+        sent.map_err(|error| error::from(&Failure::Publish(error.kind())))?;
+        let answer = asked.answer().await?;
         self.read_answer(request, &answer)
     }
 
@@ -84,9 +83,16 @@ impl Hub {
         if let Some(why) = failed {
             return Err(remote_error(&unescaped(why.as_str())));
         }
-        let mut decoder = Decoder::new(self.config.profile);
-        let read = decoder.read_on(request.topic().as_str(), false, answer, 0);
-        read.fault.map_or(Ok(read.event), Err)
+        let mut decoder = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = decoder.read_as(request.topic(), answer);
+        drop(decoder);
+        let event = read.fault.map_or(Ok(read.event), Err)?;
+        let told = event.causation_id().is_some() || event.correlation_id().is_some();
+        if told || self.config.profile == Profile::Raw {
+            return Ok(event);
+        }
+        // What it answers is what caused it.
+        Event::of(event).caused_by(request).build()
     }
 
     pub(crate) fn live_writer(&self) -> Writer<'_> {
@@ -99,11 +105,7 @@ impl Hub {
     }
 
     /// Registers a responder; resolves once requests reach it.
-    async fn listen(
-        &self,
-        epoch: &Epoch,
-        options: &RespondOptions,
-    ) -> Result<SelectAll<Subscriber>> {
+    async fn listen(&self, epoch: &Epoch, options: &RespondOptions) -> Result<Vec<Subscriber>> {
         let mut ears = Vec::new();
         // Where the server hands out more than is answered, nobody else goes without.
         let wide = options.patterns.iter().any(|p| p.levels().any(|level| level == "#"));
@@ -118,78 +120,120 @@ impl Hub {
                 return Err(crate::connection::lacking(&subject));
             }
         }
-        Ok(select_all(ears))
+        Ok(ears)
     }
 }
 
 /// A responder under way.
 struct Answering {
     hub: Arc<Hub>,
-    epoch: Arc<Epoch>,
-    options: RespondOptions,
-    ears: SelectAll<Subscriber>,
+    options: Arc<RespondOptions>,
+    ears: Ears,
     decoder: Decoder,
+    closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     ended: bool,
 }
 
+enum Ears {
+    There(Vec<Subscriber>),
+    Opening(BoxFuture<'static, Result<Vec<Subscriber>>>),
+}
+
 impl Answering {
-    async fn next(mut self) -> Option<(Result<Request>, Self)> {
-        if self.ended {
-            return None;
-        }
-        let mut closed = self.hub.closed.subscribe();
-        loop {
-            let asked = tokio::select! {
-                biased;
-                _ = closed.wait_for(|closed| *closed) => return None,
-                asked = self.ears.next() => asked,
-            };
-            let Some(message) = asked else {
-                // The connection is gone: the next one has to know of this responder too.
-                self.epoch = self.hub.link.up().await.ok()?;
-                match self.hub.listen(&self.epoch, &self.options).await {
-                    Ok(ears) => self.ears = ears,
-                    Err(error) if error.retry() == RetryClass::Never => {
-                        self.ended = true;
-                        return Some((Err(error), self));
-                    }
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
-                continue;
-            };
-            if let Some(request) = self.read(&message) {
-                return Some((request, self));
+    /// The next one has to know of this responder too, once there is a connection again.
+    fn reopen(&mut self, pause: Duration) {
+        let (hub, options) = (Arc::clone(&self.hub), Arc::clone(&self.options));
+        self.ears = Ears::Opening(
+            async move {
+                tokio::time::sleep(pause).await;
+                let epoch = hub.link.up().await?;
+                hub.listen(&epoch, &options).await
+            }
+            .boxed(),
+        );
+    }
+
+    /// What is asked next; `None` once the connection is gone.
+    fn poll_ears(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        let Ears::There(ears) = &mut self.ears else { return Poll::Ready(None) };
+        for ear in ears {
+            if let Poll::Ready(asked) = Pin::new(ear).poll_next(cx) {
+                return Poll::Ready(asked);
             }
         }
+        Poll::Pending
     }
 
     fn read(&mut self, message: &Message) -> Option<Result<Request>> {
         let reply = message.reply.clone()?;
-        let topic = self.hub.layout.requested(&message.subject)?;
-        let known = fabric_core::Topic::new(topic).ok()?;
-        if !self.options.patterns.matches(&known) {
+        let layout = &self.hub.layout;
+        layout.requested(&message.subject)?;
+        let seen = self.decoder.look(layout, &message.subject);
+        if seen.fault.is_some() || !seen.matches(&self.options.patterns) {
             return None;
         }
-        let read = self.decoder.read_on(topic, false, message, 0);
+        let read = self.decoder.read(layout, message, None, Timestamp::now());
         if let Some(fault) = read.fault {
             return Some(Err(fault));
         }
-        let answer = Answer { hub: Arc::clone(&self.hub), reply };
+        let asked = Asked::of(&read.event);
+        let answer = Answer { hub: Arc::clone(&self.hub), reply, asked };
         Some(Ok(Request::new(read.event, answer)))
+    }
+}
+
+impl Stream for Answering {
+    type Item = Result<Request>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if self.ended || self.hub.is_closing() {
+                return Poll::Ready(None);
+            }
+            if let Ears::Opening(opening) = &mut self.ears {
+                match opening.as_mut().poll(cx) {
+                    Poll::Ready(Ok(ears)) => self.ears = Ears::There(ears),
+                    Poll::Ready(Err(error)) if error.kind() == ErrorKind::Closed => {
+                        self.ended = true;
+                    }
+                    Poll::Ready(Err(error)) if error.retry() == RetryClass::Never => {
+                        self.ended = true;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                    Poll::Ready(Err(_)) => self.reopen(AGAIN),
+                    Poll::Pending => {
+                        ready!(self.closed.as_mut().poll(cx));
+                    }
+                }
+                continue;
+            }
+            match self.poll_ears(cx) {
+                Poll::Ready(None) => self.reopen(Duration::ZERO),
+                Poll::Ready(Some(message)) => {
+                    if let Some(request) = self.read(&message) {
+                        return Poll::Ready(Some(request));
+                    }
+                }
+                Poll::Pending => {
+                    ready!(self.closed.as_mut().poll(cx));
+                }
+            }
+        }
     }
 }
 
 /// The way back of one request.
 struct Answer {
     hub: Arc<Hub>,
-    reply: async_nats::Subject,
+    reply: Subject,
+    asked: Asked,
 }
 
 impl Replier for Answer {
     fn reply(self: Box<Self>, answer: Result<Event, String>) -> BoxFuture<'static, Result<()>> {
         async move {
             let (headers, payload) = match &answer {
-                Ok(event) => self.hub.live_writer().contents_of(event, Some(event.topic()))?,
+                Ok(event) => self.hub.live_writer().answer(event, &self.asked)?,
                 Err(why) => {
                     let mut headers = HeaderMap::new();
                     let why = escaped(why);

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::connection::Epoch;
 use crate::error::{self, Failure};
 use crate::hub::{Hub, at_once};
+use crate::lease::Lease;
 use crate::member::Member;
 use crate::wire::Messages;
 
@@ -46,10 +47,19 @@ impl Verb {
 }
 
 /// Where the deliveries in `mask` are settled.
-fn subjects(chunk: &Chunk, mask: u64) -> impl Iterator<Item = (u32, Subject)> + '_ {
-    let messages = chunk.handle::<Messages>().into_iter().flat_map(|messages| &messages.0);
-    let wanted = messages.enumerate().filter(move |(n, _)| mask & 1 << n != 0);
-    wanted.filter_map(|(n, message)| Some((n as u32, message.reply.clone()?)))
+fn subjects(chunk: &Chunk, mut mask: u64) -> impl Iterator<Item = (u32, Subject)> + '_ {
+    let messages = chunk.handle::<Messages>().map_or(&[][..], |messages| &messages.0);
+    std::iter::from_fn(move || {
+        while mask != 0 {
+            let n = mask.trailing_zeros();
+            mask &= mask - 1;
+            let reply = messages.get(n as usize).and_then(|message| message.reply.clone());
+            if let Some(reply) = reply {
+                return Some((n, reply));
+            }
+        }
+        None
+    })
 }
 
 /// Tells the server about the deliveries in `mask`; returns those that it could not be told about,
@@ -73,25 +83,29 @@ impl Hub {
     }
 }
 
-/// Settles the deliveries of one member.
+/// Settles the deliveries of one chunk.
 #[derive(Debug)]
-pub(crate) struct MemberSettler(pub(crate) Arc<Member>);
+pub(crate) struct MemberSettler {
+    member: Arc<Member>,
+    lease: Arc<Lease>,
+}
 
 impl Settler for MemberSettler {
     fn ack(&self, chunk: &Arc<Chunk>, mask: u64, _complete: bool) -> Settled {
-        if !self.0.holds(chunk, mask, Instant::now()) {
+        if !self.member.holds(&self.lease, mask) {
             return Settled::Done(Err(stale()));
         }
-        match self.0.mode {
+        match self.member.mode {
             AckMode::Confirmed => {
-                Settled::Pending(Arc::clone(&self.0).confirm(Arc::clone(chunk), mask).boxed())
+                let member = Arc::clone(&self.member);
+                Settled::Pending(member.confirm(Arc::clone(chunk), mask).boxed())
             }
             _ => self.settle(chunk, mask, Verb::Ack),
         }
     }
 
     fn nack(&self, chunk: &Arc<Chunk>, mask: u64, nack: &Nack) -> Settled {
-        if !self.0.holds(chunk, mask, Instant::now()) {
+        if !self.member.holds(&self.lease, mask) {
             return Settled::Done(Err(stale()));
         }
         let verb = match nack.delay {
@@ -102,14 +116,14 @@ impl Settler for MemberSettler {
     }
 
     fn progress(&self, chunk: &Arc<Chunk>, mask: u64) -> Settled {
-        if !self.0.extend(chunk, mask, Instant::now()) {
+        if !self.member.extend(&self.lease, mask, Instant::now()) {
             return Settled::Done(Err(stale()));
         }
-        let left = self.0.hub.tell(chunk, mask, &Verb::Progress);
+        let left = self.member.hub.tell(chunk, mask, &Verb::Progress);
         if left == 0 {
             return Settled::Done(Ok(()));
         }
-        let (member, chunk) = (Arc::clone(&self.0), Arc::clone(chunk));
+        let (member, chunk) = (Arc::clone(&self.member), Arc::clone(chunk));
         Settled::Pending(
             async move { member.tell_later(&chunk, left, &Verb::Progress).await }.boxed(),
         )
@@ -121,17 +135,22 @@ impl Settler for MemberSettler {
 }
 
 impl MemberSettler {
+    pub(crate) const fn new(member: Arc<Member>, lease: Arc<Lease>) -> Self {
+        Self { member, lease }
+    }
+
     fn settle(&self, chunk: &Arc<Chunk>, mask: u64, verb: Verb) -> Settled {
-        let left = self.0.hub.tell(chunk, mask, &verb);
+        let left = self.member.hub.tell(chunk, mask, &verb);
         if left == 0 {
-            self.0.done(chunk, mask, &verb);
+            self.member.done(chunk, &self.lease, mask, &verb);
             return Settled::Done(Ok(()));
         }
-        let (member, chunk) = (Arc::clone(&self.0), Arc::clone(chunk));
+        let (member, lease) = (Arc::clone(&self.member), Arc::clone(&self.lease));
+        let chunk = Arc::clone(chunk);
         Settled::Pending(
             async move {
                 member.tell_later(&chunk, left, &verb).await?;
-                member.done(&chunk, mask, &verb);
+                member.done(&chunk, &lease, mask, &verb);
                 Ok(())
             }
             .boxed(),
@@ -140,11 +159,11 @@ impl MemberSettler {
 }
 
 impl Member {
-    fn done(&self, chunk: &Chunk, mask: u64, verb: &Verb) {
+    fn done(&self, chunk: &Chunk, lease: &Lease, mask: u64, verb: &Verb) {
         if matches!(verb, Verb::Nak | Verb::NakLater(_)) {
             chunk.returned(mask);
         }
-        self.release(chunk, mask);
+        self.release(lease, mask);
     }
 
     /// Tells the server once there is a connection with room, while the leases last.
@@ -173,9 +192,12 @@ impl Member {
             tokio::select! {
                 biased;
                 epoch = &mut up => return epoch,
-                _ = look.tick() => if !self.holds(chunk, mask, Instant::now()) {
-                    return Err(stale());
-                },
+                _ = look.tick() => {
+                    let lease = self.lease_on(chunk);
+                    if !lease.is_some_and(|lease| self.holds(&lease, mask)) {
+                        return Err(stale());
+                    }
+                }
             }
         }
     }
@@ -213,8 +235,8 @@ impl Member {
         };
         let result = self.confirm_line(&line).await;
         for waiting in line {
-            if result.is_ok() {
-                self.done(&waiting.chunk, waiting.mask, &Verb::Ack);
+            if let (true, Some(lease)) = (result.is_ok(), self.lease_on(&waiting.chunk)) {
+                self.release(&lease, waiting.mask);
             }
             // Whoever does not wait any more need not hear of it.
             let _ = waiting.tell.send(result.clone());

@@ -15,6 +15,9 @@ use crate::layout::{StreamSpec, contains};
 /// How long a dead letter is recognised at least: longer than most leases.
 const LETTERS_WINDOW: Duration = Duration::from_secs(3600);
 
+/// The oldest server with consumers of several filters; older ones take them for none.
+const OLDEST: (u64, u64) = (2, 10);
+
 /// What the server and its streams can do beside keeping events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Abilities {
@@ -40,6 +43,18 @@ impl Hub {
                 ErrorKind::Unsupported,
                 "JetStream is not enabled on this server: enable it in the server's \
                  configuration, or connect with `mode=core`, which keeps nothing",
+            )
+            .with_backend("nats"));
+        }
+        if !epoch.is_at_least(OLDEST.0, OLDEST.1) {
+            let version = &epoch.info.version;
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the server is of version {version}, which is too old for groups: update it to \
+                     {}.{} or later, or connect with `mode=core`, which keeps nothing",
+                    OLDEST.0, OLDEST.1
+                ),
             )
             .with_backend("nats"));
         }

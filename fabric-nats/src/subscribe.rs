@@ -17,10 +17,12 @@ use tokio::time::Instant;
 
 use crate::group::{Joined, Selection};
 use crate::hub::{Hub, at_once};
-use crate::layout::Place;
 use crate::member::Member;
-use crate::pull::{Inbox, Pull, Pulled};
-use crate::wire::{Decoder, Sent, Topics, kept};
+use crate::overrun::{self, Told};
+use crate::pull::{Arrived, Inbox, Pull, Pulled};
+use crate::read::{Decoder, Kept, Sent};
+use crate::seen::Part;
+use crate::wire::Messages;
 
 impl Hub {
     /// Opens a subscription.
@@ -44,7 +46,9 @@ impl Hub {
         self.announce(&member).await?;
         let pulls = pulls(self, &joined, group);
         let selection = joined.selection.clone();
-        let missed = self.outrun(group, &joined).await?;
+        let epoch = self.link.up_soon().await?;
+        let (streams, mut told) = (joined.streams(), Told::default());
+        let missed = self.overrun(&epoch, group, &streams, &mut told).await?.missed;
         let held = Held { member: Arc::clone(&member), joined };
         let mut reader = Reader::new(self, pulls, selection, prefetch, Some(held));
         if missed > 0 {
@@ -52,6 +56,7 @@ impl Hub {
         }
         let reader = Arc::new(Mutex::new(reader));
         member.read_by(&reader);
+        member.watch(overrun::watch(Arc::clone(self), Arc::downgrade(&member), told));
         Ok(Subscription::from_source(SharedReader(reader)).with_definition(definition))
     }
 
@@ -73,13 +78,12 @@ fn pulls(hub: &Arc<Hub>, joined: &Joined, group: &Group) -> Vec<Pull> {
     joined.parts.iter().map(|part| Pull::of_group(hub, part.stream, group.as_str())).collect()
 }
 
-/// An event as it came.
+/// Events that came together.
 struct Came {
     /// Of which stream.
-    part: usize,
-    message: Message,
-    sent: Sent,
-    /// When it came, or a little earlier.
+    stream: usize,
+    arrived: Arrived,
+    /// When they came, or a little earlier.
     since: Instant,
 }
 
@@ -96,13 +100,11 @@ pub(crate) struct Reader {
     turn: usize,
     decoder: Decoder,
     selection: Selection,
-    /// Topics that came lately.
-    topics: Topics,
     prefetch: usize,
     held: Option<Held>,
     /// A look at what the group is now, and the events that wait for it.
     looking: Option<BoxFuture<'static, Result<Selection>>>,
-    waiting: Vec<Came>,
+    waiting: VecDeque<Came>,
     /// The last event for which the group was looked at again.
     seen_last: Option<u64>,
     recovering: Option<BoxFuture<'static, Result<Joined>>>,
@@ -131,11 +133,10 @@ impl Reader {
             turn: 0,
             decoder: Decoder::new(hub.config.profile),
             selection,
-            topics: Topics::default(),
             prefetch,
             held,
             looking: None,
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             seen_last: None,
             recovering: None,
             troubles: VecDeque::new(),
@@ -204,13 +205,18 @@ impl Reader {
             let seen = ready!(looking.as_mut().poll(cx));
             self.looking = None;
             match seen {
-                Ok(selection) => self.selection = selection,
+                Ok(selection) => self.select(selection),
                 Err(error) if error.kind() == ErrorKind::NotFound => self.recover(),
                 // What cannot be looked at comes again.
                 Err(_) => self.give_back_waiting(),
             }
         }
         Poll::Ready(())
+    }
+
+    fn select(&mut self, selection: Selection) {
+        self.selection = selection;
+        self.decoder.forget_matches();
     }
 
     fn recover(&mut self) {
@@ -229,9 +235,9 @@ impl Reader {
             self.waiting.clear();
         }
         let group = held.member.group().clone();
-        self.selection = joined.selection.clone();
-        let streams = |joined: &Joined| joined.parts.iter().map(|p| p.stream).collect::<Vec<_>>();
-        if streams(&joined) == streams(&held.joined) {
+        self.select(joined.selection.clone());
+        let Some(held) = &mut self.held else { return };
+        if joined.streams() == held.joined.streams() {
             self.pulls.iter_mut().for_each(Pull::begin_anew);
         } else {
             self.pulls = pulls(&self.hub, &joined, &group);
@@ -244,12 +250,13 @@ impl Reader {
         for _ in 0..count {
             self.turn = (self.turn + 1) % count;
             let room = self.room(self.turn);
-            let mut events = Vec::new();
+            let mut arrived = Arrived::default();
             let pull = &mut self.pulls[self.turn];
-            match pull.poll(cx, room, MAX_CHUNK, &mut events) {
+            match pull.poll(cx, room, MAX_CHUNK, &mut arrived) {
                 Poll::Pending => continue,
                 Poll::Ready(Pulled::Events) => {
-                    self.wait_for(self.turn, events, Instant::now());
+                    let came = Came { stream: pull.stream, arrived, since: Instant::now() };
+                    self.waiting.push_back(came);
                     return Poll::Ready(self.waiting_chunk());
                 }
                 Poll::Ready(Pulled::Gone) if self.held.is_some() => {
@@ -268,16 +275,22 @@ impl Reader {
         Poll::Pending
     }
 
-    /// Tells that events were lost to retention.
-    fn lag(&mut self, missed: u64) {
-        let group = self.held.as_ref().map(|held| held.member.group().clone());
-        self.hub.link.notices.send(NoticeKind::Lagging { group, missed });
-        self.troubles.push_back(Error::lagged(missed));
+    /// The streams that it reads.
+    pub(crate) fn streams(&self) -> Vec<usize> {
+        self.held.as_ref().map(|held| held.joined.streams()).unwrap_or_default()
     }
 
-    fn wait_for(&mut self, part: usize, events: Vec<(Message, Sent)>, since: Instant) {
-        let came = events.into_iter().map(|(message, sent)| Came { part, message, sent, since });
-        self.waiting.extend(came);
+    /// Tells that events were lost to retention.
+    pub(crate) fn lag(&mut self, missed: u64) {
+        let group = self.held.as_ref().map(|held| held.member.group().clone());
+        self.hub.link.notices.send(NoticeKind::Lagging { group, missed });
+        // As long as nobody looks, one sum is enough.
+        let untold = match self.troubles.back() {
+            Some(last) if last.kind() == ErrorKind::Lagged => self.troubles.pop_back(),
+            _ => None,
+        };
+        let before = untold.and_then(|error| error.missed()).unwrap_or(0);
+        self.troubles.push_back(Error::lagged(before + missed));
     }
 
     /// Called by the member's clock. While nobody polls, the leases of what arrives begin all the
@@ -294,16 +307,17 @@ impl Reader {
         }
         let mut cx = Context::from_waker(Waker::noop());
         for part in 0..self.pulls.len() {
-            let mut events = Vec::new();
+            let mut arrived = Arrived::default();
             // There is no room as far as this goes: nothing is asked for.
             if self.pulls[part].is_open()
                 && let Poll::Ready(Pulled::Events) =
-                    self.pulls[part].poll(&mut cx, 0, MAX_CHUNK, &mut events)
+                    self.pulls[part].poll(&mut cx, 0, MAX_CHUNK, &mut arrived)
             {
-                self.wait_for(part, events, last_beat);
+                let stream = self.pulls[part].stream;
+                self.waiting.push_back(Came { stream, arrived, since: last_beat });
             }
         }
-        if let Some(chunk) = self.waiting_chunk() {
+        while let Some(chunk) = self.waiting_chunk() {
             self.ready.push_back(chunk);
         }
     }
@@ -338,61 +352,80 @@ impl Reader {
         }
     }
 
-    /// The chunk of what waits, unless it has to be looked at again first.
+    /// The chunk of what has waited longest, unless that has to be looked at again first.
     fn waiting_chunk(&mut self) -> Option<Arc<Chunk>> {
-        if self.waiting.is_empty() || self.looking.is_some() {
-            return None;
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        let last = waiting.last().map(|came| came.sent.stored);
-        let strangers = waiting.iter().any(|came| self.is_stranger(came));
-        if strangers
-            && self.seen_last != last
-            && let Some(group) = self.held.as_ref().map(|held| held.member.group().clone())
+        while self.looking.is_none()
+            && let Some(came) = self.waiting.pop_front()
         {
-            // Either the server hands out more than the patterns say, or they are others by now.
-            self.seen_last = last;
-            let hub = Arc::clone(&self.hub);
-            self.waiting = waiting;
-            self.looking = Some(async move { hub.look_again(&group).await }.boxed());
-            return None;
+            let last = came.arrived.sents.last().map(|sent| sent.stored);
+            let strangers = self.has_strangers(&came);
+            if strangers
+                && self.seen_last != last
+                && let Some(group) = self.held.as_ref().map(|held| held.member.group().clone())
+            {
+                // Either the server hands out more than the patterns say, or they are others by now.
+                self.seen_last = last;
+                let hub = Arc::clone(&self.hub);
+                self.waiting.push_front(came);
+                self.looking = Some(async move { hub.look_again(&group).await }.boxed());
+                return None;
+            }
+            let came = if strangers { self.sorted_out(came) } else { came };
+            let chunk = self.chunk(came);
+            if chunk.is_some() {
+                return chunk;
+            }
         }
-        self.chunk(waiting, strangers)
+        None
     }
 
-    fn chunk(&mut self, waiting: Vec<Came>, strangers: bool) -> Option<Arc<Chunk>> {
-        let since = waiting.iter().map(|came| came.since).min()?;
+    fn has_strangers(&mut self, came: &Came) -> bool {
+        let Arrived { messages, sents } = &came.arrived;
+        messages
+            .iter()
+            .zip(sents)
+            .any(|(message, sent)| self.is_stranger(came.stream, message, sent))
+    }
+
+    /// What is left without the events that are not for this subscription.
+    fn sorted_out(&mut self, came: Came) -> Came {
+        let Came { stream, arrived, since } = came;
+        let mut left = Arrived::default();
+        for (message, sent) in arrived.messages.into_iter().zip(arrived.sents) {
+            if self.is_stranger(stream, &message, &sent) {
+                self.pass_over(&message);
+            } else {
+                left.messages.push(message);
+                left.sents.push(sent);
+            }
+        }
+        Came { stream, arrived: left, since }
+    }
+
+    fn chunk(&mut self, came: Came) -> Option<Arc<Chunk>> {
+        let Came { stream, arrived: Arrived { messages, sents }, since } = came;
+        if messages.is_empty() {
+            return None;
+        }
         let received = fabric_core::clock::wall_at(since);
-        let count = waiting.len();
-        let mut messages = Vec::with_capacity(count);
+        let life = self.hub.life(stream);
+        let count = messages.len();
         let mut events: Vec<Event> = Vec::with_capacity(count);
         let mut attempts = Vec::with_capacity(count);
         let mut faults = Vec::new();
-        let mut places = Vec::with_capacity(count);
-        for came in waiting {
-            if strangers && self.is_stranger(&came) {
-                self.pass_over(&came.message);
-                continue;
-            }
-            let Came { part, message, sent, .. } = came;
-            let stream = self.pulls[part].stream;
-            let read = self.decoder.read(&self.hub.layout, &message, sent.stored);
+        for (message, sent) in messages.iter().zip(&sents) {
+            let kept = Kept { life, stored: sent.stored };
+            let read = self.decoder.read(&self.hub.layout, message, Some(kept), received);
             if let Some(fault) = read.fault {
                 faults.push((events.len(), fault));
             }
             attempts.push(read.attempt.saturating_add(sent.delivered.saturating_sub(1)));
-            places.push((self.hub.life(stream), sent.stored));
             events.push(read.event);
-            messages.push(message);
         }
-        if events.is_empty() {
-            return None;
-        }
-        let places = laid(&events, &places);
-        let len = events.len();
-        let mut chunk = Chunk::new(Arc::new(events), 0, len, received)
+        let places = laid(&events, life, &sents);
+        let mut chunk = Chunk::new(Arc::new(events), 0, count, received)
             .with_places(places)
-            .with_handle(kept(messages));
+            .with_handle(Arc::new(Messages(messages)));
         chunk = match &self.held {
             None => chunk,
             Some(_) if attempts.iter().all(|attempt| *attempt == 1) => chunk.with_attempt(1),
@@ -402,24 +435,29 @@ impl Reader {
             chunk = chunk.with_fault(n, fault);
         }
         Some(match &self.held {
-            Some(held) => held.member.take_in(chunk, since),
+            Some(held) => {
+                held.member.note_backlog(sents.last().is_some_and(|sent| sent.pending > 0));
+                held.member.take_in(chunk, since)
+            }
             None => Arc::new(chunk),
         })
     }
 
     /// Whether an event is none of those that were asked for.
-    fn is_stranger(&mut self, came: &Came) -> bool {
-        let stream = self.pulls[came.part].stream;
-        match self.hub.layout.place(&came.message.subject) {
-            Place::Inbox { .. } => false,
-            Place::Foreign => true,
-            Place::Topic(text) => match self.topics.get(&text) {
-                Ok(topic) => {
+    fn is_stranger(&mut self, stream: usize, message: &Message, sent: &Sent) -> bool {
+        let seen = self.decoder.look(&self.hub.layout, &message.subject);
+        match seen.part {
+            Part::Inbox => false,
+            Part::Foreign => true,
+            // What is on a subject that is no topic goes to the dead letters.
+            Part::Events if seen.fault.is_some() => false,
+            Part::Events => match self.selection.always() {
+                Some(patterns) => !seen.matches(patterns),
+                None => {
                     let name = &self.hub.layout.streams[stream].name;
-                    !self.selection.wants(topic, name, self.hub.life(stream), came.sent.stored)
+                    let life = self.hub.life(stream);
+                    !self.selection.wants(&seen.topic, name, life, sent.stored)
                 }
-                // What is on a subject that is no topic goes to the dead letters.
-                Err(_) => false,
             },
         }
     }
@@ -438,7 +476,7 @@ impl Reader {
 
     fn give_back_waiting(&mut self) {
         for came in std::mem::take(&mut self.waiting) {
-            nak(&self.hub, &came.message);
+            came.arrived.messages.iter().for_each(|message| nak(&self.hub, message));
         }
     }
 
@@ -462,8 +500,9 @@ impl Reader {
         };
         let member = Arc::clone(&held.member);
         let unseen = member.withdraw();
+        let waiting = std::mem::take(&mut self.waiting);
         let waiting: Vec<Message> =
-            std::mem::take(&mut self.waiting).into_iter().map(|came| came.message).collect();
+            waiting.into_iter().flat_map(|came| came.arrived.messages).collect();
         self.ready.clear();
         let inboxes: Vec<Inbox> = self.pulls.iter_mut().filter_map(Pull::drain).collect();
         let hub = Arc::clone(&self.hub);
@@ -544,15 +583,15 @@ fn nak(hub: &Hub, message: &Message) {
 }
 
 /// Where events lie: as neighbours, if they are.
-fn laid(events: &[Event], places: &[(u64, u64)]) -> Places {
-    let (life, first) = places[0];
-    let run = places.iter().zip(first..).all(|(place, n)| *place == (life, n));
-    if run {
+fn laid(events: &[Event], life: u64, sents: &[Sent]) -> Places {
+    let first = sents.first().map_or(0, |sent| sent.stored);
+    if sents.iter().zip(first..).all(|(sent, stored)| sent.stored == stored) {
         return Places::Run { incarnation: life, first };
     }
-    let each = events.iter().zip(places).map(|(event, (life, stored))| {
-        Position::new(event.topic().clone(), *life, u128::from(*stored))
-    });
+    let each = events
+        .iter()
+        .zip(sents)
+        .map(|(event, sent)| Position::new(event.topic().clone(), life, u128::from(sent.stored)));
     Places::Each(each.collect())
 }
 

@@ -1,19 +1,19 @@
-//! An event as a message of NATS, and back.
+//! An event as a message of NATS.
 
 use std::str::FromStr as _;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue, Message};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Message, Subject};
 use bytes::Bytes;
-use fabric_core::wire::{Known, Name, Reader, Style};
+use fabric_core::wire::{Known, Name, Style};
 use fabric_core::{Error, ErrorKind, Event, EventId, Group, Result, Timestamp, Topic};
 
 use crate::config::Profile;
-use crate::layout::{Layout, Place};
+use crate::layout::Layout;
 use crate::streams::Abilities;
 
 /// CloudEvents' binding for NATS.
-const STYLE: Style = Style::dashed().escaped().content_type_as_attribute();
+pub(crate) const STYLE: Style = Style::dashed().escaped().content_type_as_attribute();
 
 /// Every name with a meaning, made once.
 static NAMES: LazyLock<[HeaderName; Known::COUNT]> =
@@ -50,10 +50,29 @@ impl Route {
     }
 }
 
+/// A request, as far as its answer follows from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) topic: Topic,
+    pub(crate) id: EventId,
+    pub(crate) conversation: EventId,
+}
+
+impl Asked {
+    pub(crate) fn of(request: &Event) -> Self {
+        let conversation = request.correlation_id().unwrap_or_else(|| request.id());
+        Self {
+            topic: request.topic().clone(),
+            id: request.id().clone(),
+            conversation: conversation.clone(),
+        }
+    }
+}
+
 /// A message on its way out.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) subject: String,
+    pub(crate) subject: Subject,
     pub(crate) headers: Option<HeaderMap>,
     pub(crate) payload: Bytes,
 }
@@ -69,41 +88,55 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// The message of `event`.
+    /// The message of `event`, which goes to `target`.
     ///
     /// # Errors
     /// `Codec` where the payload cannot be encoded, `Unsupported` where the profile cannot carry it.
-    pub(crate) fn write(&self, event: &Event, route: &Route) -> Result<Outgoing> {
-        let target = match &route.to {
-            Some(group) => self.layout.inbox(group, event.topic()),
-            None => self.layout.subject(event.topic()),
-        };
+    pub(crate) fn write(&self, event: &Event, route: &Route, target: Subject) -> Result<Outgoing> {
         let due = route.due.filter(|due| *due > Timestamp::now());
         let (headers, payload) = self.contents(event, route, due, &target)?;
         let subject = match due {
-            Some(_) => self.layout.due(EventId::generate().to_string().as_str()),
+            Some(_) => self.layout.due(EventId::generate().to_string().as_str()).into(),
             None => target,
         };
         Ok(Outgoing { subject, headers, payload })
     }
 
-    /// Headers and payload of what no stream keeps; with the topic where no subject says it.
+    /// Headers and payload of a request, which no stream keeps.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub(crate) fn contents_of(
+    pub(crate) fn request(&self, event: &Event) -> Result<(Option<HeaderMap>, Bytes)> {
+        self.contents(event, &Route::default(), None, "")
+    }
+
+    /// Headers and payload of the answer to `asked`, without what follows from that.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn answer(
         &self,
         event: &Event,
-        topic: Option<&Topic>,
+        asked: &Asked,
     ) -> Result<(Option<HeaderMap>, Bytes)> {
-        if self.profile == Profile::Raw && topic.is_some() {
+        if self.profile == Profile::Raw {
             // An answer tells by its way what it answers.
             return Ok((None, event.payload().bytes()?));
         }
-        let (headers, payload) = self.contents(event, &Route::default(), None, "")?;
-        let Some(topic) = topic else { return Ok((headers, payload)) };
-        let mut headers = headers.unwrap_or_default();
-        put(&mut headers, name(Known::Topic), topic.as_str())?;
+        let mut headers = HeaderMap::new();
+        let payload = match self.profile {
+            Profile::Structured => structured(event, &mut headers)?,
+            _ => {
+                let caused = event.causation_id() == Some(&asked.id)
+                    && event.correlation_id() == Some(&asked.conversation);
+                let implied = [Known::CausationId, Known::CorrelationId];
+                attributes(event, &mut headers, |known| !(caused && implied.contains(&known)))?;
+                event.payload().bytes()?
+            }
+        };
+        if *event.topic() != asked.topic {
+            put(&mut headers, name(Known::Topic), event.topic().as_str())?;
+        }
         Ok((Some(headers), payload))
     }
 
@@ -121,12 +154,9 @@ impl Writer<'_> {
                 carried_raw(event)?;
                 event.payload().bytes()?
             }
-            Profile::Structured if !own => {
-                put(&mut headers, CONTENT_TYPE, STRUCTURED)?;
-                fabric_core::cloudevents::to_json(event)?
-            }
+            Profile::Structured if !own => structured(event, &mut headers)?,
             _ => {
-                attributes(event, &mut headers)?;
+                attributes(event, &mut headers, |_| true)?;
                 event.payload().bytes()?
             }
         };
@@ -172,10 +202,21 @@ impl Writer<'_> {
     }
 }
 
-fn attributes(event: &Event, headers: &mut HeaderMap) -> Result<()> {
+fn structured(event: &Event, headers: &mut HeaderMap) -> Result<Bytes> {
+    put(headers, CONTENT_TYPE, STRUCTURED)?;
+    fabric_core::cloudevents::to_json(event)
+}
+
+/// Puts what an event has beside its payload, as far as it is `wanted`.
+fn attributes(
+    event: &Event,
+    headers: &mut HeaderMap,
+    wanted: impl Fn(Known) -> bool,
+) -> Result<()> {
     let mut failure = None;
     STYLE.write(event, |field, value| {
         let done = match field {
+            Name::Known(known) if !wanted(known) => return,
             Name::Known(known) => put(headers, name(known), value),
             _ => HeaderName::from_str(&STYLE.text(field))
                 .map_err(|_| unwritable(&STYLE.text(field)))
@@ -257,190 +298,6 @@ fn carried_raw(event: &Event) -> Result<()> {
     }
 }
 
-/// A message as it was read.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(crate) event: Event,
-    pub(crate) fault: Option<Error>,
-    /// Which try its sender said it is on.
-    pub(crate) attempt: u32,
-}
-
-/// Reads messages; one per subscription.
-#[derive(Debug)]
-pub(crate) struct Decoder {
-    profile: Profile,
-    reader: Reader,
-    /// Topics that came lately: most subscriptions have few.
-    topics: Topics,
-}
-
-/// How many topics a reader remembers.
-const REMEMBERED: usize = 16;
-
-/// The last few topics, by their text; the one that came last is looked at first.
-#[derive(Debug, Default)]
-pub(crate) struct Topics {
-    known: Vec<Topic>,
-    last: usize,
-}
-
-impl Topics {
-    /// The topic of that text.
-    ///
-    /// # Errors
-    /// `Codec` if it is none.
-    pub(crate) fn get(&mut self, text: &str) -> Result<&Topic> {
-        let at = match self.known.get(self.last) {
-            Some(topic) if topic.as_str() == text => self.last,
-            _ => match self.known.iter().position(|known| known.as_str() == text) {
-                Some(at) => at,
-                None => self.learn(text)?,
-            },
-        };
-        self.last = at;
-        Ok(&self.known[at])
-    }
-
-    fn learn(&mut self, text: &str) -> Result<usize> {
-        let topic = Topic::new(text).map_err(|error| {
-            Error::new(ErrorKind::Codec, format!("`{text}` is no topic: {}", error.message()))
-        })?;
-        if self.known.len() < REMEMBERED {
-            self.known.push(topic);
-            return Ok(self.known.len() - 1);
-        }
-        let oldest = (self.last + 1) % REMEMBERED;
-        self.known[oldest] = topic;
-        Ok(oldest)
-    }
-}
-
-impl Decoder {
-    pub(crate) fn new(profile: Profile) -> Self {
-        Self { profile, reader: Reader::new(STYLE), topics: Topics::default() }
-    }
-
-    /// The event of a message.
-    pub(crate) fn read(&mut self, layout: &Layout, message: &Message, stored: u64) -> Incoming {
-        match layout.place(&message.subject) {
-            Place::Topic(text) => self.read_on(&text, false, message, stored),
-            Place::Inbox { topic, .. } => self.read_on(topic, true, message, stored),
-            Place::Foreign => self.read_on(&message.subject, false, message, stored),
-        }
-    }
-
-    /// The same under a topic that is told.
-    pub(crate) fn read_on(
-        &mut self,
-        topic: &str,
-        own: bool,
-        message: &Message,
-        stored: u64,
-    ) -> Incoming {
-        let (topic, fault) = match self.topics.get(topic) {
-            Ok(topic) => (topic.clone(), None),
-            Err(error) => (stand_in(topic), Some(error)),
-        };
-        if self.profile == Profile::Raw && !own && !topic.is_reserved() {
-            return read_raw(&topic, fault, message, stored);
-        }
-        for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-            let name: &str = name.as_ref();
-            if name.len() > 5 && name.as_bytes()[..5].eq_ignore_ascii_case(b"nats-") {
-                continue;
-            }
-            if let Some(value) = values.last() {
-                self.reader.pair(name, value.as_str().as_bytes());
-            }
-        }
-        let read = self.reader.finish(&topic, message.payload.clone());
-        let fault = fault.or(read.fault).map(|error| error.with("subject", &message.subject));
-        Incoming { event: read.event, fault, attempt: read.attempt.unwrap_or(1) }
-    }
-}
-
-/// A topic for what came on a subject that is none.
-fn stand_in(text: &str) -> Topic {
-    let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let mut name: String = text.chars().take(150).map(legal).collect();
-    while name.contains("..") {
-        name = name.replace("..", "._.");
-    }
-    let levels: Vec<&str> = name.trim_matches('.').split('.').take(15).collect();
-    let name = levels.join(".");
-    let reserved = Topic::new(&name).is_ok_and(|topic| topic.is_reserved());
-    let name = if reserved { format!("x.{name}") } else { name };
-    Topic::new(&name).unwrap_or_else(|_| UNREADABLE.clone())
-}
-
-static UNREADABLE: LazyLock<Topic> = LazyLock::new(|| {
-    let topic = Topic::new("unreadable");
-    topic.unwrap_or_else(|error| unreachable!("it is one level of letters: {error}"))
-});
-
-/// The payload alone: its id is its place, or fresh where it has none.
-fn read_raw(topic: &Topic, fault: Option<Error>, message: &Message, stored: u64) -> Incoming {
-    let event = Event::to(topic).payload(message.payload.clone());
-    let event = if stored == 0 { event } else { event.id(format!("{topic}:{stored}")) };
-    match event.build() {
-        Ok(event) => Incoming { event, fault, attempt: 1 },
-        // Only an id that is too long could be refused, and a topic is short.
-        Err(error) => {
-            let event = Event::to(topic).build();
-            let event = event.unwrap_or_else(|_| unreachable!("an empty event can be built"));
-            Incoming { event, fault: Some(error), attempt: 1 }
-        }
-    }
-}
-
-/// What JetStream says about a delivery, in the subject that it is acked on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sent {
-    /// How often it was handed out.
-    pub(crate) delivered: u32,
-    /// Its place in the stream.
-    pub(crate) stored: u64,
-    /// Its place in the consumer.
-    pub(crate) number: u64,
-    /// How many events the consumer has for whoever asks next.
-    pub(crate) pending: u64,
-}
-
-impl Sent {
-    /// From `$JS.ACK.<stream>.<consumer>.<delivered>.<stored>.<number>.<time>.<pending>`, or the
-    /// newer form with domain and account before the stream.
-    pub(crate) fn parse(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
-        let mut dots = [0; 12];
-        let mut count = 0;
-        for (at, _) in rest.iter().enumerate().filter(|(_, byte)| **byte == b'.') {
-            *dots.get_mut(count)? = at;
-            count += 1;
-        }
-        // Seven parts, or with domain and account nine and perhaps one more.
-        let first = match count {
-            6 => 2,
-            8 | 9 => 4,
-            _ => return None,
-        };
-        let number = |n: usize| {
-            let end = if n == count { rest.len() } else { dots[n] };
-            rest[dots[n - 1] + 1..end].iter().try_fold(0_u64, |all, byte| {
-                let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
-                all.checked_mul(10)?.checked_add(u64::from(digit))
-            })
-        };
-        Some(Self {
-            delivered: u32::try_from(number(first)?).ok()?,
-            stored: number(first + 1)?,
-            number: number(first + 2)?,
-            // The time is between.
-            pending: number(first + 4)?,
-        })
-    }
-}
-
 /// The raw messages of the deliveries of a chunk.
 #[derive(Debug)]
 pub struct Messages(pub(crate) Vec<Message>);
@@ -454,28 +311,9 @@ pub fn raw_message(delivery: &fabric_core::Delivery) -> Option<&Message> {
     messages.0.get(n)
 }
 
-/// Shares `messages` with the chunk that is made of them.
-pub(crate) fn kept(messages: Vec<Message>) -> Arc<Messages> {
-    Arc::new(Messages(messages))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sent(delivered: u32, stored: u64, number: u64, pending: u64) -> Option<Sent> {
-        Some(Sent { delivered, stored, number, pending })
-    }
-
-    #[test]
-    fn both_forms_of_an_ack_subject_are_read() {
-        assert_eq!(Sent::parse("$JS.ACK.S.c.2.7.9.1700000000000000000.3"), sent(2, 7, 9, 3));
-        assert_eq!(Sent::parse("$JS.ACK._.hash.S.c.2.7.9.1700000000000000000.3"), sent(2, 7, 9, 3));
-        assert_eq!(Sent::parse("$JS.ACK.hub.hash.S.c.1.5.6.17.3.token"), sent(1, 5, 6, 3));
-        for bad in ["", "$JS.ACK.S.c.x.7.9.1.3", "_INBOX.a.b", "$JS.ACK.S.c"] {
-            assert_eq!(Sent::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_dedup_id_is_one_line_and_tells_events_apart() {
@@ -487,20 +325,5 @@ mod tests {
         assert_eq!(id("s t", "1%", "a"), "s%20t 1%25 a");
         assert_ne!(id("s t", "u", "a"), id("s", "t u", "a"));
         assert_ne!(id("s%20t", "u", "a"), id("s t", "u", "a"));
-    }
-
-    #[test]
-    fn any_subject_has_a_topic_to_stand_in() {
-        for (subject, topic) in [
-            ("a.b c", "a.b_c"),
-            ("a..b", "a._.b"),
-            ("ä", "_"),
-            (".", "unreadable"),
-            ("dlq.x", "x.dlq.x"),
-        ] {
-            assert_eq!(stand_in(subject).as_str(), topic, "{subject}");
-        }
-        let long = "a.".repeat(200);
-        assert!(stand_in(&long).as_str().len() <= 200);
     }
 }

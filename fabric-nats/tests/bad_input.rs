@@ -179,6 +179,28 @@ async fn a_stream_that_may_not_be_made_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_goes_and_may_not_be_made_again_ends_what_needs_it() {
+    support::connect("prefix=gone").await.unwrap();
+    let fabric = support::connect("prefix=gone&create=false").await.unwrap();
+    let mut events = fabric.subscribe("a").group("g").await.unwrap();
+    let context = jetstream::new(raw().await);
+    context.delete_stream("gone").await.unwrap();
+    let error = fabric.publish(Event::to("a").text("x")).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::NotFound, RetryClass::Safe), "{error}");
+    assert!(error.to_string().contains("`create=false`"), "{error}");
+    let error = next(&mut events).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(events.recv().await.is_none(), "it is over");
+    for error in [
+        fabric.subscribe("a").await.map(drop).unwrap_err(),
+        fabric.subscribe("a").group("h").await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+    assert!(context.get_stream("gone").await.is_err(), "nobody made it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_jetstream_says_so() {
     let server = Server::start(Options::new().without_jetstream()).unwrap();
     let connect = async |options: &str| {

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fabric_core::{Delivery, ErrorKind, Event, Fabric, Subscription, Timestamp};
+use fabric_core::{Delivery, ErrorKind, Event, Fabric, Start, Subscription, Timestamp};
 use fabric_nats::client::{Client, HeaderMap, Message};
 use futures_util::StreamExt as _;
 
@@ -145,13 +145,18 @@ async fn the_raw_profile_is_the_payload_alone() {
     let client = raw().await;
     client.publish("wire-raw.sensors.cellar", "12".into()).await.unwrap();
     client.flush().await.unwrap();
+    // Its id follows from its place: everybody reads the same one.
+    let mut others = fabric.subscribe("sensors.>").start_at(Start::All).await.unwrap();
+    let mut ids = Vec::new();
     for (topic, text) in [("sensors.attic", "21"), ("sensors.cellar", "12")] {
         let delivery = next(&mut events).await.unwrap();
         assert_eq!((delivery.topic().as_str(), delivery.text().unwrap()), (topic, text.into()));
-        let place = delivery.position().unwrap().offset;
-        assert_eq!(delivery.id().to_string(), format!("{topic}:{place}"));
+        assert_eq!(delivery.id(), next(&mut others).await.unwrap().id());
+        assert_eq!(delivery.id().as_uuid().unwrap().get_version_num(), 8);
+        ids.push(delivery.id().clone());
         delivery.ack().await.unwrap();
     }
+    assert_ne!(ids[0], ids[1]);
     let with_header = Event::to("sensors.attic").header("a", "b").text("x");
     let error = fabric.publish(with_header).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

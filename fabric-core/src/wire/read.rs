@@ -85,6 +85,17 @@ struct Dead {
     redriven: u32,
 }
 
+/// The event of a payload that came alone, with nothing but what is known without pairs.
+#[must_use]
+pub fn payload_alone(
+    topic: Topic,
+    payload: impl Into<Payload>,
+    id: EventId,
+    time: Timestamp,
+) -> Event {
+    Event::alone(topic, payload.into(), id, time)
+}
+
 impl Reader {
     /// A reader of events in `style`. One per subscription: it remembers what events have in common.
     #[must_use]

@@ -118,7 +118,7 @@ async fn connect(arm: Arm, way: &str, nodes: u32, url: &str) -> Result<Arc<dyn C
             let profile = if arm == Arm::Profile { "raw" } else { "binary" };
             let url = format!(
                 "{url}?prefix=bench-{}&profile={profile}&replicas={nodes}\
-                 &in_flight={IN_FLIGHT}&prefetch={PREFETCH}",
+                 &in_flight={IN_FLIGHT}&in_flight_bytes={IN_FLIGHT}MiB&prefetch={PREFETCH}",
                 arm.name()
             );
             Arc::new(FabricArm::connect(&url, Style::Group).await?)

@@ -17,6 +17,7 @@ pub struct Options {
     pub(super) tls: Option<String>,
     pub(super) disk: Option<Arc<Disk>>,
     pub(super) settings: Vec<String>,
+    pub(super) version: Option<&'static str>,
 }
 
 impl Options {
@@ -30,6 +31,7 @@ impl Options {
             tls: None,
             disk: None,
             settings: Vec::new(),
+            version: None,
         }
     }
 
@@ -79,6 +81,13 @@ impl Options {
     #[must_use]
     pub fn setting(mut self, line: impl Into<String>) -> Self {
         self.settings.push(line.into());
+        self
+    }
+
+    /// Of exactly this version, such as `2.10.26`, whatever is on the PATH.
+    #[must_use]
+    pub const fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
         self
     }
 

