@@ -16,6 +16,7 @@ use crate::config::{Mode, NatsConfig, Profile};
 use crate::connection::{Epoch, State, after};
 use crate::error;
 use crate::hub::{Hub, Task};
+use crate::streams::Abilities;
 use crate::wire::Route;
 
 /// Event Fabric over NATS: one client. Clones are the same client.
@@ -175,16 +176,15 @@ impl Hub {
         match self.config.mode {
             Mode::JetStream => self.ensure_streams(epoch).await,
             Mode::Core => {
-                let mut abilities =
-                    self.abilities.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-                abilities.max_message = epoch.info.max_payload;
+                let max_message = epoch.info.max_payload;
+                self.set_abilities(Abilities { max_message, ..Abilities::default() });
                 Ok(())
             }
         }
     }
 
-    fn capabilities(&self) -> Capabilities {
-        let abilities = self.abilities();
+    /// What a client of this configuration can do where the server and its streams can do this.
+    pub(crate) fn capabilities(&self, abilities: &Abilities) -> Capabilities {
         let payload = abilities.max_message.saturating_sub(ENVELOPE.min(abilities.max_message / 4));
         let headers = fabric_core::header::MAX_TOTAL_LEN.min(abilities.max_message / 2);
         let limits =
@@ -218,7 +218,7 @@ impl Backend for Nats {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.hub.capabilities()
+        self.inner.hub.claims()
     }
 
     fn notices(&self) -> Notices {

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use fabric_core::{Group, Result};
+use fabric_core::{Capabilities, Group, Result};
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::NatsConfig;
 use crate::connection::Link;
+use crate::draft::Drafts;
 use crate::error;
 use crate::layout::Layout;
 use crate::line::Line;
@@ -25,6 +26,12 @@ use crate::target::Targets;
 /// How long a member that left may still give back.
 const FINISH: Duration = Duration::from_secs(2);
 
+/// What the server and its streams can do, and what follows from that for each publish.
+struct Able {
+    abilities: Abilities,
+    claims: Capabilities,
+}
+
 /// One client: its link, its streams, what it publishes, and who reads.
 pub(crate) struct Hub {
     pub(crate) config: Arc<NatsConfig>,
@@ -34,9 +41,11 @@ pub(crate) struct Hub {
     /// Who waits to publish.
     pub(crate) line: Line,
     pub(crate) targets: Targets,
+    /// Headers that events have in common: of those that streams keep, and of the others.
+    pub(crate) drafts: [Drafts; 2],
     /// Which life of each stream it is.
     lives: Vec<AtomicU64>,
-    pub(crate) abilities: RwLock<Abilities>,
+    able: RwLock<Able>,
     members: Mutex<Vec<Weak<Member>>>,
     /// What members that left still give back.
     stragglers: Mutex<JoinSet<()>>,
@@ -61,7 +70,8 @@ impl Hub {
             window: Window::new(&config),
             line: Line::default(),
             targets: Targets::default(),
-            abilities: RwLock::default(),
+            drafts: Default::default(),
+            able: RwLock::new(Able { abilities: Abilities::default(), claims: Capabilities::NONE }),
             members: Mutex::default(),
             stragglers: Mutex::default(),
             purged: Mutex::default(),
@@ -85,7 +95,18 @@ impl Hub {
     }
 
     pub(crate) fn abilities(&self) -> Abilities {
-        *self.abilities.read().unwrap_or_else(PoisonError::into_inner)
+        self.able.read().unwrap_or_else(PoisonError::into_inner).abilities
+    }
+
+    /// What this client can do.
+    pub(crate) fn claims(&self) -> Capabilities {
+        self.able.read().unwrap_or_else(PoisonError::into_inner).claims
+    }
+
+    /// Notes what the server and its streams can do.
+    pub(crate) fn set_abilities(&self, abilities: Abilities) {
+        let claims = self.capabilities(&abilities);
+        *self.able.write().unwrap_or_else(PoisonError::into_inner) = Able { abilities, claims };
     }
 
     /// # Errors

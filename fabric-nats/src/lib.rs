@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod confirm;
 mod connection;
+mod draft;
 mod error;
 mod group;
 mod hub;

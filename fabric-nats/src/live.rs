@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, Subject, Subscriber};
-use bytes::Bytes;
+use async_nats::{Message, Subscriber};
 use fabric_core::{
     Batch, Chunk, Confirms, Error, ErrorKind, Event, MAX_CHUNK, Patterns, Receipt, Result,
     RetryClass, Source, SubscribeOptions, Subscription, Timestamp,
@@ -36,7 +35,7 @@ impl Hub {
             Ok(outgoing) => outgoing,
             Err(error) => return Ok(confirm::one(Answer::Known(Err(error)))),
         };
-        let sent = self.link.with(|epoch| at_once(send(epoch, outgoing))).flatten();
+        let sent = self.link.with(|epoch| send_now(epoch, outgoing)).flatten();
         match sent {
             Some(Ok(())) => Ok(confirm::one(Answer::Known(Ok(Receipt::ACCEPTED)))),
             Some(Err(error)) if error.kind() == ErrorKind::TooLarge => {
@@ -81,8 +80,8 @@ impl Hub {
     }
 
     fn write_live(&self, event: &Event) -> Result<Outgoing> {
-        let target = self.targets.of(&self.layout, event.topic());
-        self.live_writer().write(event, &Route::default(), target.subject)
+        let subject = self.targets.subject(&self.layout, event.topic());
+        self.live_writer().write(event, &Route::default(), subject)
     }
 
     /// Opens a live subscription.
@@ -139,20 +138,26 @@ async fn listen(
 
 async fn send(epoch: &Epoch, outgoing: Outgoing) -> Result<()> {
     let Outgoing { subject, headers, payload } = outgoing;
-    let sent = publish(epoch, subject, headers, payload).await;
-    sent.map_err(|error| error::from(&Failure::Publish(error.kind())))
-}
-
-async fn publish(
-    epoch: &Epoch,
-    subject: Subject,
-    headers: Option<HeaderMap>,
-    payload: Bytes,
-) -> Result<(), async_nats::PublishError> {
-    match headers {
+    let sent = match headers {
         Some(headers) => epoch.client.publish_with_headers(subject, headers, payload).await,
         None => epoch.client.publish(subject, payload).await,
-    }
+    };
+    sent.map_err(|error| unsent(&error))
+}
+
+/// Sends what needs no waiting; `None` where it would.
+fn send_now(epoch: &Epoch, outgoing: Outgoing) -> Option<Result<()>> {
+    let Outgoing { subject, headers, payload } = outgoing;
+    // Each on its own, since a future that may be either is moved as the larger one.
+    let sent = match headers {
+        Some(headers) => at_once(epoch.client.publish_with_headers(subject, headers, payload))?,
+        None => at_once(epoch.client.publish(subject, payload))?,
+    };
+    Some(sent.map_err(|error| unsent(&error)))
+}
+
+fn unsent(error: &async_nats::PublishError) -> Error {
+    error::from(&Failure::Publish(error.kind()))
 }
 
 fn nobody(event: &Event) -> Error {

@@ -254,10 +254,7 @@ impl Hub {
     fn target(&self, event: &Event, route: &Route) -> Result<(usize, Subject)> {
         match &route.to {
             Some(group) => Ok((self.layout.home, self.layout.inbox(group, event.topic()).into())),
-            None => {
-                let target = self.targets.of(&self.layout, event.topic());
-                Ok((target.stream?, target.subject))
-            }
+            None => self.targets.place(&self.layout, event.topic()),
         }
     }
 
@@ -267,6 +264,7 @@ impl Hub {
             profile: self.config.profile,
             abilities: self.abilities(),
             kept: true,
+            drafts: &self.drafts[0],
         }
     }
 

@@ -101,6 +101,7 @@ impl Hub {
             profile: self.config.profile,
             abilities: self.abilities(),
             kept: false,
+            drafts: &self.drafts[1],
         }
     }
 

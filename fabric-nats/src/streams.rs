@@ -1,7 +1,6 @@
 //! Streams: made where they are not there, checked where they are, and never altered unasked.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use fabric_core::{Error, ErrorKind, Result};
@@ -73,7 +72,7 @@ impl Hub {
                 abilities.max_message = abilities.max_message.min(most);
             }
         }
-        *self.abilities.write().unwrap_or_else(PoisonError::into_inner) = abilities;
+        self.set_abilities(abilities);
         Ok(())
     }
 

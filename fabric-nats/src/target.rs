@@ -8,12 +8,11 @@ use fabric_core::{Result, Topic};
 use crate::layout::Layout;
 
 /// Where the events of one topic go.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
+#[derive(Debug)]
+struct Target {
     topic: Topic,
-    pub(crate) subject: Subject,
-    /// The stream that keeps them.
-    pub(crate) stream: Result<usize>,
+    subject: Subject,
+    stream: Result<usize>,
 }
 
 /// The last target: whoever publishes mostly publishes to the same topic again.
@@ -21,17 +20,32 @@ pub(crate) struct Target {
 pub(crate) struct Targets(Mutex<Option<Target>>);
 
 impl Targets {
-    /// Where events on `topic` go.
-    pub(crate) fn of(&self, layout: &Layout, topic: &Topic) -> Target {
+    /// The subject of `topic`.
+    pub(crate) fn subject(&self, layout: &Layout, topic: &Topic) -> Subject {
+        self.with(layout, topic, |target| target.subject.clone())
+    }
+
+    /// The stream that keeps `topic`, and its subject.
+    ///
+    /// # Errors
+    /// `NotFound` where no stream keeps it.
+    pub(crate) fn place(&self, layout: &Layout, topic: &Topic) -> Result<(usize, Subject)> {
+        self.with(layout, topic, |target| match &target.stream {
+            Ok(stream) => Ok((*stream, target.subject.clone())),
+            Err(error) => Err(error.clone()),
+        })
+    }
+
+    fn with<R>(&self, layout: &Layout, topic: &Topic, work: impl FnOnce(&Target) -> R) -> R {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(target) = last.as_ref()
             && target.topic == *topic
         {
-            return target.clone();
+            return work(target);
         }
         let subject = Subject::from(layout.subject(topic));
-        let target = Target { topic: topic.clone(), subject, stream: layout.stream_of(topic) };
-        last.insert(target).clone()
+        let stream = layout.stream_of(topic);
+        work(last.insert(Target { topic: topic.clone(), subject, stream }))
     }
 }
 
@@ -46,9 +60,11 @@ mod tests {
         let layout = Layout::new(&config);
         let targets = Targets::default();
         for (topic, stream) in [("a.x", 0), ("a.x", 0), ("b", 1), ("a.x", 0)] {
-            let target = targets.of(&layout, &Topic::new(topic).unwrap());
-            assert_eq!((target.subject.as_str(), target.stream.unwrap()), (topic, stream));
+            let (found, subject) = targets.place(&layout, &Topic::new(topic).unwrap()).unwrap();
+            assert_eq!((found, subject.as_str()), (stream, topic));
         }
-        assert!(targets.of(&layout, &Topic::new("c").unwrap()).stream.is_err());
+        let unkept = Topic::new("c").unwrap();
+        assert!(targets.place(&layout, &unkept).is_err());
+        assert_eq!(targets.subject(&layout, &unkept).as_str(), "c");
     }
 }

@@ -9,6 +9,7 @@ use fabric_core::wire::{Known, Name, Style};
 use fabric_core::{Error, ErrorKind, Event, EventId, Group, Result, Timestamp, Topic};
 
 use crate::config::Profile;
+use crate::draft::{Drafts, is_drafted};
 use crate::layout::Layout;
 use crate::streams::Abilities;
 
@@ -85,6 +86,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) abilities: Abilities,
     /// Whether what is written is kept by a stream.
     pub(crate) kept: bool,
+    /// What events have in common.
+    pub(crate) drafts: &'a Drafts,
 }
 
 impl Writer<'_> {
@@ -123,21 +126,31 @@ impl Writer<'_> {
             // An answer tells by its way what it answers.
             return Ok((None, event.payload().bytes()?));
         }
-        let mut headers = HeaderMap::new();
-        let payload = match self.profile {
-            Profile::Structured => structured(event, &mut headers)?,
+        let (mut headers, payload) = match self.profile {
+            Profile::Structured => structured(event)?,
             _ => {
                 let caused = event.causation_id() == Some(&asked.id)
                     && event.correlation_id() == Some(&asked.conversation);
                 let implied = [Known::CausationId, Known::CorrelationId];
-                attributes(event, &mut headers, |known| !(caused && implied.contains(&known)))?;
-                event.payload().bytes()?
+                let headers = self.attributes(event, |k| !(caused && implied.contains(&k)))?;
+                (headers, event.payload().bytes()?)
             }
         };
         if *event.topic() != asked.topic {
             put(&mut headers, name(Known::Topic), event.topic().as_str())?;
         }
         Ok((Some(headers), payload))
+    }
+
+    /// Headers with what an event has beside its payload, as far as it is `wanted`.
+    fn attributes(&self, event: &Event, wanted: impl Fn(Known) -> bool) -> Result<HeaderMap> {
+        let own = [name(Known::Id), name(Known::Time)];
+        let own = own.into_iter().chain(self.kept.then_some(MSG_ID));
+        let own = own.filter(|name| *name != MSG_ID || self.abilities.dedup);
+        let mut headers =
+            self.drafts.of(event, own, |headers| attributes(event, headers, is_drafted))?;
+        attributes(event, &mut headers, |known| !is_drafted(known) && wanted(known))?;
+        Ok(headers)
     }
 
     fn contents(
@@ -148,17 +161,13 @@ impl Writer<'_> {
         target: &str,
     ) -> Result<(Option<HeaderMap>, Bytes)> {
         let own = event.dead_letter().is_some() || route.to.is_some();
-        let mut headers = HeaderMap::new();
-        let payload = match self.profile {
+        let (mut headers, payload) = match self.profile {
             Profile::Raw if !own => {
                 carried_raw(event)?;
-                event.payload().bytes()?
+                (HeaderMap::new(), event.payload().bytes()?)
             }
-            Profile::Structured if !own => structured(event, &mut headers)?,
-            _ => {
-                attributes(event, &mut headers, |_| true)?;
-                event.payload().bytes()?
-            }
+            Profile::Structured if !own => structured(event)?,
+            _ => (self.attributes(event, |_| true)?, event.payload().bytes()?),
         };
         if route.attempt > 1 {
             put(&mut headers, name(Known::Attempt), &route.attempt.to_string())?;
@@ -202,9 +211,10 @@ impl Writer<'_> {
     }
 }
 
-fn structured(event: &Event, headers: &mut HeaderMap) -> Result<Bytes> {
-    put(headers, CONTENT_TYPE, STRUCTURED)?;
-    fabric_core::cloudevents::to_json(event)
+fn structured(event: &Event) -> Result<(HeaderMap, Bytes)> {
+    let mut headers = HeaderMap::new();
+    put(&mut headers, CONTENT_TYPE, STRUCTURED)?;
+    Ok((headers, fabric_core::cloudevents::to_json(event)?))
 }
 
 /// Puts what an event has beside its payload, as far as it is `wanted`.
