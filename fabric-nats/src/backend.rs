@@ -276,6 +276,7 @@ impl Backend for Nats {
             Mode::JetStream => epoch.api.stream(hub.home()).await.map(Some),
         };
         let took = began.elapsed();
+        epoch.look_for_late_answers();
         match asked {
             Err(error) => Health::down(took, format!("{error:#}")),
             Ok(stream) => {

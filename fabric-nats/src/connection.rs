@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::{AuthError, Client, ConnectOptions, Event, ServerInfo};
@@ -37,7 +37,7 @@ pub(crate) struct Epoch {
     pub(crate) api: Api,
     pub(crate) info: ServerInfo,
     watcher: Arc<Watcher>,
-    asking: OnceCell<Asking>,
+    asking: OnceCell<Arc<Asking>>,
 }
 
 /// What a client tells about itself.
@@ -50,6 +50,8 @@ struct Watcher {
     denied: watch::Sender<Vec<String>>,
     complaint: Mutex<Option<Error>>,
     notices: NoticeSender,
+    /// Those who ask hear of denials too.
+    asking: OnceLock<Weak<Asking>>,
 }
 
 /// Where the link stands.
@@ -171,6 +173,7 @@ impl Link {
             denied: watch::Sender::new(Vec::new()),
             complaint: Mutex::new(None),
             notices: self.notices.clone(),
+            asking: OnceLock::new(),
         });
         let options = self.options(&watcher);
         let scheme = if self.config.tls { "tls" } else { "nats" };
@@ -336,8 +339,19 @@ impl Epoch {
     /// # Errors
     /// `Connect`.
     pub(crate) async fn asking(&self, late: &Arc<AtomicU64>) -> Result<&Asking> {
-        let begin = || Asking::begin(&self.client, self.denied(), Arc::clone(late));
-        self.asking.get_or_try_init(begin).await
+        let begin = async || {
+            let asking = Arc::new(Asking::begin(&self.client, Arc::clone(late)).await?);
+            let _ = self.watcher.asking.set(Arc::downgrade(&asking));
+            Ok(asking)
+        };
+        self.asking.get_or_try_init(begin).await.map(|asking| &**asking)
+    }
+
+    /// Looks for answers that came while nobody waited for any.
+    pub(crate) fn look_for_late_answers(&self) {
+        if let Some(asking) = self.asking.get() {
+            asking.look();
+        }
     }
 
     /// Subjects to which the user lacks the right, as far as the server complained.
@@ -416,6 +430,9 @@ impl Watcher {
                         }
                         all.push(subject.to_owned());
                     });
+                    if let Some(asking) = self.asking.get().and_then(Weak::upgrade) {
+                        asking.refuse(subject);
+                    }
                     return;
                 }
                 let error = error::from(&Failure::Server(complaint));
