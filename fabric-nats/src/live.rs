@@ -20,6 +20,7 @@ use crate::connection::Epoch;
 use crate::error::{self, Failure};
 use crate::hub::{Hub, at_once};
 use crate::layout::contains;
+use crate::pull::CHUNK_BYTES;
 use crate::read::Decoder;
 use crate::seen::Part;
 use crate::wire::{Messages, Outgoing, Route};
@@ -230,7 +231,7 @@ impl Live {
         let mut heard = Heard::default();
         let mut gone = false;
         for (n, ear) in ears.iter_mut().enumerate() {
-            while heard.events.len() < MAX_CHUNK {
+            while heard.events.len() < MAX_CHUNK && heard.bytes < CHUNK_BYTES {
                 let message = match Pin::new(&mut *ear).poll_next(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Some(message)) => message,
@@ -265,6 +266,7 @@ struct Heard {
     messages: Vec<Message>,
     events: Vec<Event>,
     faults: Vec<(usize, Error)>,
+    bytes: usize,
     at: Option<Timestamp>,
 }
 
@@ -275,6 +277,7 @@ impl Heard {
         if let Some(fault) = read.fault {
             self.faults.push((self.events.len(), fault));
         }
+        self.bytes += message.length;
         self.events.push(read.event);
         self.messages.push(message);
     }

@@ -38,7 +38,7 @@ const AHEAD: usize = 32;
 /// How many bytes are asked for ahead, and how many make a chunk: what lies in memory for long is not
 /// used again by what comes next.
 const BYTES_AHEAD: usize = 4 << 20;
-const CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 /// How many at most; the bound on what a subscription holds is its own.
 const MOST_AHEAD: usize = 64 * 1024;
 /// How long nothing has to come before nothing is believed to be on its way.
