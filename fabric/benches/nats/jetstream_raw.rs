@@ -17,6 +17,10 @@ use crate::envelope::{self, Carries, look_at};
 use crate::network::{Begin, Client, IN_FLIGHT, PREFETCH, Reader, Serving, Work, Working};
 use crate::support::Result;
 
+/// How often it is tried whether a stream has a leader, and how long in between.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A stream of its own with what fabric's has: on disk, ids known for two minutes.
 #[derive(Debug)]
 pub(crate) struct JetStreamRaw {
@@ -45,7 +49,22 @@ impl JetStreamRaw {
             ..Default::default()
         };
         context.get_or_create_stream(config).await?;
-        Ok(Self { context, carries, stream, readers: AtomicU64::new(0) })
+        let raw = Self { context, carries, stream, readers: AtomicU64::new(0) };
+        raw.await_leader().await?;
+        Ok(raw)
+    }
+
+    /// A stream of several servers takes nothing before they have chosen who leads it.
+    async fn await_leader(&self) -> Result<()> {
+        let subject = self.subject("bench.leader");
+        for _ in 0..TRIES {
+            let sent = self.context.publish(subject.clone(), "".into()).await?;
+            if confirmed(sent).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err("nobody leads the stream".into())
     }
 
     fn subject(&self, topic: &str) -> Subject {
