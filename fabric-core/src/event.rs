@@ -290,7 +290,7 @@ impl Event {
     /// # Errors
     /// As [`TypedEvent::topic`]; `InvalidEvent` for a key or a time to live that
     /// [`EventBuilder`] would refuse too.
-    #[inline]
+    #[inline(always)]
     pub fn typed<T: TypedEvent>(value: Arc<T>) -> Result<Self> {
         let topic = value.topic()?;
         let (key, priority, ttl) = (value.key(), value.priority(), value.ttl());

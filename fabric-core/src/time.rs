@@ -170,7 +170,13 @@ impl Now {
 pub fn wall_at(instant: Instant) -> Timestamp {
     let (anchor, wall) = anchor();
     match instant.checked_duration_since(anchor) {
-        Some(later) => wall.saturating_add(later),
+        // In one word: the time of a process is no matter of centuries.
+        Some(later) => {
+            let seconds = i64::try_from(later.as_secs()).unwrap_or(i64::MAX);
+            let nanos = seconds.saturating_mul(1_000_000_000);
+            let nanos = nanos.saturating_add(i64::from(later.subsec_nanos()));
+            Timestamp(wall.0.saturating_add(nanos))
+        }
         None => wall.saturating_sub(anchor.duration_since(instant)),
     }
 }

@@ -351,12 +351,14 @@ impl IntoEvent for EventBuilder {
 }
 
 impl<T: TypedEvent> IntoEvent for T {
+    #[inline(always)]
     fn into_event(self) -> Result<Event> {
         Event::typed(Arc::new(self))
     }
 }
 
 impl<T: TypedEvent> IntoEvent for Arc<T> {
+    #[inline(always)]
     fn into_event(self) -> Result<Event> {
         Event::typed(self)
     }

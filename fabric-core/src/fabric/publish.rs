@@ -35,7 +35,7 @@ impl Fabric {
     ///
     /// # Cancel safety
     /// Dropped after the first poll, the event may or may not have been accepted.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&self, event: impl IntoEvent) -> Publish {
         Publish(Sending::new(&self.shared, event.into_event(), Operation::Publish))
     }
@@ -168,7 +168,7 @@ struct Rest {
 }
 
 impl Sending {
-    #[inline]
+    #[inline(always)]
     fn new(shared: &Arc<Shared>, event: Result<Event>, operation: Operation) -> Self {
         Self { shared: Arc::clone(shared), event: Some(event), rest: None, operation }
     }
