@@ -41,6 +41,7 @@ mod prefix;
 mod remembered;
 mod request;
 mod secret;
+mod setters;
 mod stats;
 mod subscription;
 #[cfg(feature = "testing")]

@@ -66,17 +66,6 @@ impl Default for MemoryConfig {
     }
 }
 
-macro_rules! setters {
-    ($($(#[doc = $doc:literal])+ $setter:ident $field:ident: $type:ty;)+) => {
-        $($(#[doc = $doc])+
-        #[must_use]
-        pub fn $setter(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })+
-    };
-}
-
 impl MemoryConfig {
     /// The defaults: private, 65 536 events or 64 MiB per topic.
     #[must_use]
@@ -91,7 +80,7 @@ impl MemoryConfig {
         self
     }
 
-    setters! {
+    fabric_core::setters! {
         /// Sets the most events kept per topic.
         with_max_events max_events: usize;
         /// Sets the most bytes kept per topic.
@@ -159,29 +148,22 @@ impl TryFrom<&Dsn> for MemoryConfig {
             _ => return Err(refuse("`memory` takes one name, as in `memory://orders`".to_owned())),
         }
         let mut options = dsn.options();
-        let size = |key: &str, bytes: u64| {
-            usize::try_from(bytes).map_err(|_| refuse(format!("`{key}` is too large")))
-        };
-        config.max_events = options.take("max_events")?.unwrap_or(config.max_events);
-        if let Some(bytes) = options.take_bytes("max_bytes")? {
-            config.max_bytes = size("max_bytes", bytes)?;
-        }
-        if let Some(bytes) = options.take_bytes("max_payload")? {
-            config.max_payload = size("max_payload", bytes)?;
-        }
-        config.max_age = options.take_duration("max_age")?;
-        config.max_topics = options.take("max_topics")?.unwrap_or(config.max_topics);
-        config.prefetch = options.take("prefetch")?.unwrap_or(config.prefetch);
+        options.set("max_events", &mut config.max_events)?;
+        options.set_bytes("max_bytes", &mut config.max_bytes)?;
+        options.set_bytes("max_payload", &mut config.max_payload)?;
+        options.set("max_age", &mut config.max_age)?;
+        options.set("max_topics", &mut config.max_topics)?;
+        options.set("prefetch", &mut config.prefetch)?;
         let policies = [
             ("block", WhenFull::Block),
             ("drop_oldest", WhenFull::DropOldest),
             ("drop_newest", WhenFull::DropNewest),
             ("fail", WhenFull::Fail),
         ];
-        config.when_full = options.take_enum("when_full", &policies)?.unwrap_or(config.when_full);
-        config.full_wait = options.take_duration("full_wait")?.unwrap_or(config.full_wait);
-        config.dedup_window = options.take_duration("dedup_window")?;
-        config.dedup_max = options.take("dedup_max")?.unwrap_or(config.dedup_max);
+        options.set_enum("when_full", &mut config.when_full, &policies)?;
+        options.set("full_wait", &mut config.full_wait)?;
+        options.set("dedup_window", &mut config.dedup_window)?;
+        options.set("dedup_max", &mut config.dedup_max)?;
         options.finish()?;
         config.validate()?;
         Ok(config)

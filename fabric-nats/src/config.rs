@@ -216,28 +216,6 @@ impl Default for NatsConfig {
     }
 }
 
-macro_rules! setters {
-    ($($(#[doc = $doc:literal])+ $setter:ident $field:ident: $type:ty;)+) => {
-        $($(#[doc = $doc])+
-        #[must_use]
-        pub fn $setter(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })+
-    };
-}
-
-macro_rules! optional {
-    ($($(#[doc = $doc:literal])+ $setter:ident $field:ident: $type:ty;)+) => {
-        $($(#[doc = $doc])+
-        #[must_use]
-        pub fn $setter(mut self, $field: impl Into<$type>) -> Self {
-            self.$field = Some($field.into());
-            self
-        })+
-    };
-}
-
 impl NatsConfig {
     /// The defaults, for these servers as `host:port`.
     #[must_use]
@@ -245,7 +223,7 @@ impl NatsConfig {
         Self { servers: servers.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    setters! {
+    fabric_core::setters! {
         /// Sets what carries events.
         with_mode mode: Mode;
         /// Sets how events lie on the wire.
@@ -296,33 +274,30 @@ impl NatsConfig {
         with_prefetch prefetch: usize;
         /// Sets how much longer than `ack_wait` the server waits.
         with_grace grace: Duration;
-    }
-
-    optional! {
         /// Sets what sets all names apart from those of others.
-        with_prefix prefix: Prefix;
+        with_prefix into prefix: Prefix;
         /// Sets the JetStream domain.
-        with_domain domain: String;
+        with_domain into domain: String;
         /// Sets the certificates to trust, as a PEM file.
-        with_tls_ca tls_ca: PathBuf;
+        with_tls_ca into tls_ca: PathBuf;
         /// Sets the client's certificate, as a PEM file.
-        with_tls_cert tls_cert: PathBuf;
+        with_tls_cert into tls_cert: PathBuf;
         /// Sets the client's key, as a PEM file.
-        with_tls_key tls_key: PathBuf;
+        with_tls_key into tls_key: PathBuf;
         /// Sets the user.
-        with_user user: String;
+        with_user into user: String;
         /// Sets the user's password.
-        with_password password: Secret;
+        with_password into password: Secret;
         /// Sets a token.
-        with_token token: Secret;
+        with_token into token: Secret;
         /// Sets the seed of an NKey.
-        with_nkey nkey: Secret;
+        with_nkey into nkey: Secret;
         /// Sets a file with the seed of an NKey.
-        with_nkey_file nkey_file: PathBuf;
+        with_nkey_file into nkey_file: PathBuf;
         /// Sets a credentials file.
-        with_credentials credentials: PathBuf;
+        with_credentials into credentials: PathBuf;
         /// Sets what the client calls itself.
-        with_name name: String;
+        with_name into name: String;
     }
 
     /// Adds a stream by name and the first levels of the topics that it keeps.
@@ -442,67 +417,55 @@ impl TryFrom<&Dsn> for NatsConfig {
 impl NatsConfig {
     fn read_streams(&mut self, options: &mut DsnOptions<'_>) -> Result<()> {
         let modes = [("jetstream", Mode::JetStream), ("core", Mode::Core)];
-        self.mode = options.take_enum("mode", &modes)?.unwrap_or(self.mode);
+        options.set_enum("mode", &mut self.mode, &modes)?;
         let profiles = [
             ("binary", Profile::Binary),
             ("structured", Profile::Structured),
             ("raw", Profile::Raw),
         ];
-        self.profile = options.take_enum("profile", &profiles)?.unwrap_or(self.profile);
+        options.set_enum("profile", &mut self.profile, &profiles)?;
         let prefix = |text: &str| Prefix::new(text).map_err(|error| error.message().to_owned());
         self.prefix = options.take_with("prefix", prefix)?;
         self.streams = options.take_with("streams", read_roots)?.unwrap_or_default();
-        self.create = options.take("create")?.unwrap_or(self.create);
-        self.alter = options.take("alter")?.unwrap_or(self.alter);
+        options.set("create", &mut self.create)?;
+        options.set("alter", &mut self.alter)?;
         let storages = [("file", Storage::File), ("memory", Storage::Memory)];
-        self.storage = options.take_enum("storage", &storages)?.unwrap_or(self.storage);
-        self.replicas = options.take("replicas")?.unwrap_or(self.replicas);
-        self.max_events = options.take("max_events")?;
+        options.set_enum("storage", &mut self.storage, &storages)?;
+        options.set("replicas", &mut self.replicas)?;
+        options.set("max_events", &mut self.max_events)?;
         self.max_bytes = options.take_bytes("max_bytes")?;
-        self.max_events_per_topic = options.take("max_events_per_topic")?;
-        self.max_age = options.take_duration("max_age")?;
+        options.set("max_events_per_topic", &mut self.max_events_per_topic)?;
+        options.set("max_age", &mut self.max_age)?;
         let discards = [("old", Discard::Old), ("new", Discard::New)];
-        self.discard = options.take_enum("discard", &discards)?.unwrap_or(self.discard);
-        self.dedup_window = options.take_duration("dedup_window")?.unwrap_or(self.dedup_window);
-        self.domain = options.take("domain")?;
-        Ok(())
+        options.set_enum("discard", &mut self.discard, &discards)?;
+        options.set("dedup_window", &mut self.dedup_window)?;
+        options.set("domain", &mut self.domain)
     }
 
     fn read_security(&mut self, options: &mut DsnOptions<'_>) -> Result<()> {
-        self.tls_first = options.take("tls_first")?.unwrap_or(self.tls_first);
-        self.tls_ca = options.take("tls_ca")?;
-        self.tls_cert = options.take("tls_cert")?;
-        self.tls_key = options.take("tls_key")?;
-        if let Some(token) = options.take::<Secret>("token")? {
-            self.token = Some(token);
-        }
-        self.nkey = options.take("nkey")?;
-        self.nkey_file = options.take("nkey_file")?;
-        self.credentials = options.take("credentials")?;
-        self.name = options.take("name")?;
-        Ok(())
+        options.set("tls_first", &mut self.tls_first)?;
+        options.set("tls_ca", &mut self.tls_ca)?;
+        options.set("tls_cert", &mut self.tls_cert)?;
+        options.set("tls_key", &mut self.tls_key)?;
+        options.set("token", &mut self.token)?;
+        options.set("nkey", &mut self.nkey)?;
+        options.set("nkey_file", &mut self.nkey_file)?;
+        options.set("credentials", &mut self.credentials)?;
+        options.set("name", &mut self.name)
     }
 
     fn read_times_and_bounds(&mut self, options: &mut DsnOptions<'_>) -> Result<()> {
-        self.discover = options.take("discover")?.unwrap_or(self.discover);
-        self.wait = options.take("wait")?.unwrap_or(self.wait);
-        for (key, field) in [
-            ("connect_timeout", &mut self.connect_timeout),
-            ("reconnect_max", &mut self.reconnect_max),
-            ("ping_interval", &mut self.ping_interval),
-            ("request_timeout", &mut self.request_timeout),
-            ("confirm_timeout", &mut self.confirm_timeout),
-            ("grace", &mut self.grace),
-        ] {
-            *field = options.take_duration(key)?.unwrap_or(*field);
-        }
-        self.in_flight = options.take("in_flight")?.unwrap_or(self.in_flight);
-        if let Some(bytes) = options.take_bytes("in_flight_bytes")? {
-            self.in_flight_bytes =
-                usize::try_from(bytes).map_err(|_| refuse("`in_flight_bytes` is too large"))?;
-        }
-        self.prefetch = options.take("prefetch")?.unwrap_or(self.prefetch);
-        Ok(())
+        options.set("discover", &mut self.discover)?;
+        options.set("wait", &mut self.wait)?;
+        options.set("connect_timeout", &mut self.connect_timeout)?;
+        options.set("reconnect_max", &mut self.reconnect_max)?;
+        options.set("ping_interval", &mut self.ping_interval)?;
+        options.set("request_timeout", &mut self.request_timeout)?;
+        options.set("confirm_timeout", &mut self.confirm_timeout)?;
+        options.set("grace", &mut self.grace)?;
+        options.set("in_flight", &mut self.in_flight)?;
+        options.set_bytes("in_flight_bytes", &mut self.in_flight_bytes)?;
+        options.set("prefetch", &mut self.prefetch)
     }
 }
 

@@ -176,17 +176,6 @@ mod defaults {
     }
 }
 
-macro_rules! setters {
-    ($($(#[doc = $doc:literal])+ $setter:ident $field:ident: $type:ty;)+) => {
-        $($(#[doc = $doc])+
-        #[must_use]
-        pub fn $setter(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })+
-    };
-}
-
 impl ZmqConfig {
     /// Clients of these brokers.
     #[must_use]
@@ -220,7 +209,7 @@ impl ZmqConfig {
         }
     }
 
-    setters! {
+    fabric_core::setters! {
         /// Sets the most messages that wait for one connection.
         with_hwm hwm: usize;
         /// Sets the most events that wait for one subscription.
@@ -438,40 +427,25 @@ impl TryFrom<&Dsn> for ZmqConfig {
             }
         };
         let mut config = Self::of(topology);
-        let size = |key: &'static str, bytes: u64| {
-            usize::try_from(bytes).map_err(|_| refuse(format!("`{key}` is too large")))
-        };
-        config.hwm = options.take("hwm")?.unwrap_or(config.hwm);
-        config.prefetch = options.take("prefetch")?.unwrap_or(config.prefetch);
-        config.batch_count = options.take("batch_count")?.unwrap_or(config.batch_count);
-        config.max_topics = options.take("max_topics")?.unwrap_or(config.max_topics);
-        for (key, field) in [
-            ("queue_bytes", &mut config.queue_bytes),
-            ("max_payload", &mut config.max_payload),
-            ("batch_bytes", &mut config.batch_bytes),
-        ] {
-            if let Some(bytes) = options.take_bytes(key)? {
-                *field = size(key, bytes)?;
-            }
-        }
-        for (key, field) in [
-            ("linger", &mut config.linger),
-            ("heartbeat", &mut config.heartbeat),
-            ("link_timeout", &mut config.link_timeout),
-            ("reconnect_min", &mut config.reconnect.0),
-            ("reconnect_max", &mut config.reconnect.1),
-            ("connect_timeout", &mut config.connect_timeout),
-            ("full_wait", &mut config.full_wait),
-            ("discover_interval", &mut config.discover_interval),
-        ] {
-            if let Some(time) = options.take_duration(key)? {
-                *field = time;
-            }
-        }
+        options.set("hwm", &mut config.hwm)?;
+        options.set("prefetch", &mut config.prefetch)?;
+        options.set("batch_count", &mut config.batch_count)?;
+        options.set("max_topics", &mut config.max_topics)?;
+        options.set_bytes("queue_bytes", &mut config.queue_bytes)?;
+        options.set_bytes("max_payload", &mut config.max_payload)?;
+        options.set_bytes("batch_bytes", &mut config.batch_bytes)?;
+        options.set("linger", &mut config.linger)?;
+        options.set("heartbeat", &mut config.heartbeat)?;
+        options.set("link_timeout", &mut config.link_timeout)?;
+        options.set("reconnect_min", &mut config.reconnect.0)?;
+        options.set("reconnect_max", &mut config.reconnect.1)?;
+        options.set("connect_timeout", &mut config.connect_timeout)?;
+        options.set("full_wait", &mut config.full_wait)?;
+        options.set("discover_interval", &mut config.discover_interval)?;
         let policies =
             [("drop_oldest", WhenFull::DropOldest), ("drop_newest", WhenFull::DropNewest)];
-        config.when_full = options.take_enum("when_full", &policies)?.unwrap_or(config.when_full);
-        config.raw = options.take_enum("profile", &[("raw", true)])?.unwrap_or(false);
+        options.set_enum("when_full", &mut config.when_full, &policies)?;
+        options.set_enum("profile", &mut config.raw, &[("raw", true)])?;
         let server_key: Option<String> = options.take("server_key")?;
         let public_key: Option<String> = options.take("public_key")?;
         let secret_key: Option<Secret> = options.take("secret_key")?;

@@ -115,6 +115,62 @@ impl<'a> DsnOptions<'a> {
         read(value).map(Some).map_err(|expected| self.refuse(key, format!("expected {expected}")))
     }
 
+    /// Sets `field` to the option `key`, if it is there; else the field stays as it is.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let dsn = fabric_core::Dsn::parse("memory://orders?prefetch=16&max_age=1h")?;
+    /// let (mut prefetch, mut max_age, mut full_wait) = (256, None, Duration::from_secs(10));
+    /// let mut options = dsn.options();
+    /// options.set("prefetch", &mut prefetch)?;
+    /// options.set("max_age", &mut max_age)?;
+    /// options.set("full_wait", &mut full_wait)?;
+    /// options.finish()?;
+    /// assert_eq!((prefetch, max_age), (16, Some(Duration::from_secs(3600))));
+    /// assert_eq!(full_wait, Duration::from_secs(10));
+    /// # Ok::<(), fabric_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    pub fn set<T: OptionValue>(&mut self, key: &'static str, field: &mut T) -> Result<()> {
+        if let Some(value) = self.take(key)? {
+            *field = value;
+        }
+        Ok(())
+    }
+
+    /// Sets `field` to the option `key` as a size in bytes, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_bytes`](Self::take_bytes), and where the size does not fit the field.
+    pub fn set_bytes<T: TryFrom<u64>>(&mut self, key: &'static str, field: &mut T) -> Result<()> {
+        if let Some(bytes) = self.take_bytes(key)? {
+            *field = T::try_from(bytes).map_err(|_| self.refuse(key, "it is too large"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets `field` to the option `key` as one of a few words, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`take_enum`](Self::take_enum).
+    pub fn set_enum<T: Clone>(
+        &mut self,
+        key: &'static str,
+        field: &mut T,
+        words: &[(&str, T)],
+    ) -> Result<()> {
+        if let Some(value) = self.take_enum(key, words)? {
+            *field = value;
+        }
+        Ok(())
+    }
+
     /// The error that refuses the value of `key` for a rule of the backend's own.
     ///
     /// ```
@@ -154,8 +210,8 @@ impl<'a> DsnOptions<'a> {
 
 /// What an option of a DSN can be read as.
 ///
-/// Numbers, `bool` (`true`, `false`), text, [`PathBuf`], [`Secret`] and [`Duration`] are; a backend
-/// can add its own.
+/// Numbers, `bool` (`true`, `false`), text, [`PathBuf`], [`Secret`] and [`Duration`] are, and an
+/// `Option` of each; a backend can add its own.
 pub trait OptionValue: Sized {
     /// Reads the value, already percent-decoded.
     ///
@@ -211,6 +267,12 @@ impl OptionValue for bool {
 impl OptionValue for Duration {
     fn from_option(text: &str) -> Result<Self, String> {
         units::duration(text)
+    }
+}
+
+impl<T: OptionValue> OptionValue for Option<T> {
+    fn from_option(text: &str) -> Result<Self, String> {
+        T::from_option(text).map(Some)
     }
 }
 

@@ -72,17 +72,6 @@ const fn io_threads() -> i32 {
     1
 }
 
-macro_rules! setters {
-    ($($(#[doc = $doc:literal])+ $setter:ident $field:ident: $type:ty;)+) => {
-        $($(#[doc = $doc])+
-        #[must_use]
-        pub fn $setter(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        })+
-    };
-}
-
 impl BrokerConfig {
     /// A broker for publishers at `frontend` and subscribers at `backend`.
     #[must_use]
@@ -103,7 +92,7 @@ impl BrokerConfig {
         }
     }
 
-    setters! {
+    fabric_core::setters! {
         /// Sets where other brokers connect.
         with_link_bind link_bind: Option<String>;
         /// Sets the brokers that this one is linked with.
