@@ -85,8 +85,8 @@ pub enum RetryMode {
 /// DSN: `kafka://user:password@host:9092,host:9092`, `kafka+tls://…` for TLS. Options: `prefix`,
 /// `client_id`, `sasl`, `ca`, `certificate`, `key`, `create_topics`, `partitions`, `replication`,
 /// `retention`, `linger`, `compression`, `max_in_flight`, `queue_bytes`, `publish_timeout`,
-/// `connect_timeout`, `idle_timeout`, `discovery`, `prefetch`, `session_timeout`, `commit_interval`, `handover`,
-/// `retry`, `instance`.
+/// `connect_timeout`, `request_timeout`, `idle_timeout`, `discovery`, `prefetch`, `session_timeout`,
+/// `commit_interval`, `handover`, `retry`, `instance`.
 ///
 /// ```
 /// use fabric_kafka::KafkaConfig;
@@ -136,6 +136,9 @@ pub struct KafkaConfig {
     pub publish_timeout: Duration,
     /// How long connecting, and any call that asks the broker, may take. Default 5 s.
     pub connect_timeout: Duration,
+    /// After what a request that the broker does not answer is given up, and its connection with it.
+    /// Default 30 s.
+    pub request_timeout: Duration,
     /// After what a connection that is not used is closed; default: as the broker says.
     pub idle_timeout: Option<Duration>,
     /// Within what new topics are found. Default 1 s.
@@ -191,6 +194,7 @@ impl KafkaConfig {
             queue_bytes: 64 << 20,
             publish_timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
             idle_timeout: None,
             discovery: Duration::from_secs(1),
             prefetch: 1024,
@@ -245,6 +249,8 @@ impl KafkaConfig {
         with_publish_timeout publish_timeout: Duration;
         /// Sets how long connecting may take.
         with_connect_timeout connect_timeout: Duration;
+        /// Sets after what a request that is not answered is given up.
+        with_request_timeout request_timeout: Duration;
         /// Sets after what a connection that is not used is closed.
         with_idle_timeout idle_timeout: Option<Duration>;
         /// Sets within what new topics are found.
@@ -278,6 +284,7 @@ impl KafkaConfig {
             ("queue_bytes", self.queue_bytes == 0),
             ("publish_timeout", self.publish_timeout < Duration::from_millis(1)),
             ("connect_timeout", self.connect_timeout < Duration::from_millis(1)),
+            ("request_timeout", self.request_timeout < Duration::from_millis(10)),
             ("discovery", self.discovery < Duration::from_millis(1)),
             ("prefetch", self.prefetch == 0),
             ("session_timeout", self.session_timeout < Duration::from_millis(1)),
@@ -303,12 +310,15 @@ impl KafkaConfig {
             (false, true) => "SASL_PLAINTEXT",
             (true, true) => "SASL_SSL",
         };
+        let within = |least, most| self.request_timeout.as_millis().clamp(least, most);
         config
             .set("bootstrap.servers", self.servers.join(","))
             .set("security.protocol", protocol)
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
             .set("socket.keepalive.enable", "true")
+            .set("socket.timeout.ms", within(10, 300_000).to_string())
+            .set("socket.connection.setup.timeout.ms", within(1000, 30_000).to_string())
             .set("allow.auto.create.topics", "false");
         if let Some(idle) = self.idle_timeout {
             config.set("connections.max.idle.ms", idle.as_millis().to_string());
@@ -366,8 +376,8 @@ impl TryFrom<&Dsn> for KafkaConfig {
         }
         take!(take create_topics max_in_flight prefetch);
         take!(take_bytes queue_bytes);
-        take!(take_duration linger publish_timeout connect_timeout discovery session_timeout
-            commit_interval handover);
+        take!(take_duration linger publish_timeout connect_timeout request_timeout discovery
+            session_timeout commit_interval handover);
         config.partitions = options.take("partitions")?;
         config.replication = options.take("replication")?;
         config.retention = options.take_duration("retention")?;
@@ -419,7 +429,7 @@ mod tests {
             "kafka+tls://u:p%40@a:1,b,[::1]:2?prefix=x&client_id=me&sasl=plain&ca=/ca&certificate=/c\
              &key=/k&create_topics=false&partitions=3&replication=2&retention=1h&linger=5ms\
              &compression=zstd&max_in_flight=7&queue_bytes=1MiB&publish_timeout=9s\
-             &connect_timeout=8s&idle_timeout=4m&discovery=2s&prefetch=11&session_timeout=10s&commit_interval=1s\
+             &connect_timeout=8s&request_timeout=7s&idle_timeout=4m&discovery=2s&prefetch=11&session_timeout=10s&commit_interval=1s\
              &handover=3s&retry=in_place&instance=one",
         )
         .unwrap();
@@ -443,6 +453,7 @@ mod tests {
             .with_queue_bytes(1 << 20)
             .with_publish_timeout(secs(9))
             .with_connect_timeout(secs(8))
+            .with_request_timeout(secs(7))
             .with_idle_timeout(Some(secs(240)))
             .with_discovery(secs(2))
             .with_prefetch(11)

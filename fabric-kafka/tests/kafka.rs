@@ -44,7 +44,8 @@ impl World {
     }
 
     async fn try_connect(&self, options: &str) -> Result<Fabric> {
-        let dsn = format!("{}?prefix={}&discovery=200ms{options}", self.url, self.prefix);
+        let discovery = if options.contains("discovery") { "" } else { "&discovery=200ms" };
+        let dsn = format!("{}?prefix={}{discovery}{options}", self.url, self.prefix);
         Ok(Fabric::new(Kafka::connect(Dsn::parse(&dsn)?).await?))
     }
 
@@ -419,4 +420,56 @@ async fn a_position_names_the_partition_and_the_life_of_its_topic() {
     let beyond = elsewhere.with_partition(9);
     let none = fabric.subscribe("orders.created").start_at(Start::At(beyond)).await;
     assert_eq!(none.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_come_into_being_while_a_member_joins_are_read_whole() {
+    let world = World::new();
+    let fabric = world.connect("&discovery=10ms").await;
+    for round in 0..3 {
+        let publishing = async {
+            for n in 0..30 {
+                let topic = format!("new.r{round}.t{n}");
+                fabric.publish(Event::to(topic).text("x")).await.unwrap();
+            }
+        };
+        let reading = async {
+            let (pattern, group) = (format!("new.r{round}.*"), format!("g{round}"));
+            let member = fabric.subscribe(pattern.as_str()).group(group.as_str());
+            let mut member = member.start_at(Start::All).await.unwrap();
+            for _ in 0..30 {
+                next(&mut member).await.unwrap().ack().await.unwrap();
+            }
+        };
+        tokio::join!(publishing, reading);
+    }
+    fabric.close(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_stopped_flows_again_when_it_comes_back() {
+    let world = World::new();
+    let fabric = world.connect("").await;
+    let join = || fabric.subscribe("orders.created").group("g").ack_wait(Duration::from_secs(1));
+    let mut slow = join().prefetch(2).await.unwrap();
+    for n in 0..10 {
+        fabric.publish(text(&n.to_string())).await.unwrap();
+    }
+    // It holds all that it may, so that its partition is stopped, and then does not read at all, so
+    // that its partition goes to another.
+    let held = [next(&mut slow).await.unwrap(), next(&mut slow).await.unwrap()];
+    let mut other = join().await.unwrap();
+    let mut left: HashSet<String> = (0..10).map(|n| n.to_string()).collect();
+    while !left.is_empty() {
+        let delivery = next(&mut other).await.unwrap();
+        left.remove(&*delivery.text().unwrap());
+        delivery.ack().await.unwrap();
+    }
+    drop(held);
+    other.close().await.unwrap();
+    fabric.publish(text("back")).await.unwrap();
+    let back = next(&mut slow).await.unwrap();
+    assert_eq!(back.text().unwrap(), "back");
+    back.ack().await.unwrap();
+    slow.close().await.unwrap();
 }

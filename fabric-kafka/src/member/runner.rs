@@ -1,6 +1,6 @@
 //! The thread of one member: it alone speaks to the client library.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -41,6 +41,8 @@ const MAX_WAITING: usize = 10_000;
 /// Without room for so long a member stops the flow of its partitions, so that it hears what else
 /// there is.
 const STALL: Duration = Duration::from_millis(500);
+/// How long one question of a member may keep it from everything else; it is asked again.
+const ONE_ANSWER: Duration = Duration::from_secs(1);
 /// How long the commit of a partition that moves is tried.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// How long a commit that failed waits for the next.
@@ -54,10 +56,17 @@ pub(super) struct Runner {
     reader: Reader,
     /// The topics that were asked for.
     topics: Vec<String>,
+    /// There are others to ask for, as soon as the group has taken us in.
+    unasked: bool,
     /// Partitions that were given and are not taken yet.
     given: Vec<At>,
     /// Whether an assignment has to be answered, be it empty.
     asked: bool,
+    /// What the library was told to read: always all that the group gave, or neither would ever let
+    /// go of the rest.
+    assigned: HashSet<At>,
+    /// Partitions among those whose topic is not known yet: nothing that comes of them counts.
+    blind: Vec<At>,
     /// Partitions that are wanted back.
     wanted: Vec<At>,
     /// What is known of a lane beside what it holds.
@@ -96,6 +105,8 @@ struct Commit {
     not_before: Option<Instant>,
     /// Whether the last answer was an error.
     failed: bool,
+    /// How many answers are still to come that were given up.
+    unheard: usize,
 }
 
 impl Runner {
@@ -148,8 +159,11 @@ impl Runner {
             joined: Some(joined),
             reader: Reader::new(STYLE),
             topics: Vec::new(),
+            unasked: false,
             given: Vec::new(),
             asked: false,
+            assigned: HashSet::new(),
+            blind: Vec::new(),
             wanted: Vec::new(),
             about: HashMap::new(),
             last: None,
@@ -218,10 +232,12 @@ impl Runner {
         }
         let now = Instant::now();
         if now >= self.pulse.next() {
-            self.beat(now);
+            self.beat(now)?;
         }
         if let Some(polls) = self.away_since {
-            if self.member.feed.asked().0 == polls {
+            let waits = self.member.feed.asked().0 == polls;
+            // Whoever asks again before all was taken back keeps it, and nobody reads it.
+            if waits || self.asked || !self.assigned.is_empty() {
                 let _ = self.consumer.poll(Duration::ZERO);
                 self.serve()?;
                 self.give_back(now);
@@ -262,8 +278,22 @@ impl Runner {
             .chain(waiting.into_iter().filter(|name| catalogue.topic(name).is_some()))
             .collect();
         topics.sort();
+        self.unasked = false;
         if topics == self.topics || topics.is_empty() {
             return Ok(());
+        }
+        if !self.topics.is_empty() {
+            // The library ends the process if its topics change while it has not joined and does not
+            // know all of them.
+            if !sys::has_joined(self.consumer.client()) {
+                self.unasked = true;
+                return Ok(());
+            }
+            let mut fresh = TopicPartitionList::new();
+            for name in topics.iter().filter(|name| !self.topics.contains(name)) {
+                fresh.add_partition(name, 0);
+            }
+            learn(&self.consumer, &fresh, connection.config.connect_timeout);
         }
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         self.consumer.subscribe(&names).map_err(|error| from_kafka(&error))?;
@@ -282,9 +312,32 @@ impl Runner {
             self.move_lanes(|_| true)?;
         }
         self.move_reborn()?;
+        self.open_eyes()?;
         if self.away_since.is_none() && !self.member.is_leaving() {
             self.subscribe()?;
         }
+        Ok(())
+    }
+
+    /// Partitions whose topic is known by now are taken as if they had just been given.
+    fn open_eyes(&mut self) -> Result<()> {
+        let catalogue = self.member.connection.catalogue();
+        let blind = std::mem::take(&mut self.blind);
+        let (known, blind) =
+            blind.into_iter().partition(|(name, _)| catalogue.topic(name).is_some());
+        self.blind = blind;
+        let known: Vec<At> = known;
+        if known.is_empty() || self.away_since.is_some() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for place in &known {
+            self.assigned.remove(place);
+            list.add_partition(&place.0, place.1);
+        }
+        self.consumer.incremental_unassign(&list).map_err(|error| from_kafka(&error))?;
+        self.given.extend(known);
+        self.asked = true;
         Ok(())
     }
 
@@ -338,12 +391,25 @@ impl Runner {
         self.consumer
             .incremental_unassign(places)
             .and_then(|()| self.consumer.incremental_assign(places))
-            .map_err(|error| from_kafka(&error))
+            .map_err(|error| from_kafka(&error))?;
+        if !self.stopped {
+            self.flow_again(places);
+        }
+        Ok(())
+    }
+
+    /// Has the library read partitions that may have been stopped before.
+    fn flow_again(&self, places: &TopicPartitionList) {
+        if places.count() > 0
+            && let Err(error) = self.consumer.resume(places)
+        {
+            tracing::debug!(%error, "letting partitions flow");
+        }
     }
 
     // Time.
 
-    fn beat(&mut self, now: Instant) {
+    fn beat(&mut self, now: Instant) -> Result<()> {
         let beat = self.pulse.beat(now, SystemTime::now());
         let member = Arc::clone(&self.member);
         if let Beat::Late(late) = beat {
@@ -351,7 +417,10 @@ impl Runner {
             tracing::warn!(?late, group = %member.group, "the process stood still; the group is joined anew");
             self.go_away();
             self.away_since = Some(u64::MAX);
-            return;
+            return Ok(());
+        }
+        if self.unasked && self.away_since.is_none() && !member.is_leaving() {
+            self.subscribe()?;
         }
         let (polls, asking) = member.feed.asked();
         let ended = {
@@ -373,6 +442,16 @@ impl Runner {
                 self.away_since = Some(polls);
             }
         }
+        Ok(())
+    }
+
+    /// This thread has waited for the broker since then: that is no standing still.
+    fn has_waited(&mut self, since: Instant) {
+        let now = Instant::now();
+        if now.saturating_duration_since(since) > self.tick {
+            let grace = self.member.connection.config.session_timeout / 2;
+            self.pulse = Pulse::new(self.tick, grace, now, SystemTime::now());
+        }
     }
 
     /// Gives every partition to others: the user does not read.
@@ -381,6 +460,7 @@ impl Runner {
         lock(&self.member.hold).clear(moved);
         self.member.feed.clear();
         self.forget_lanes();
+        self.take_blindly();
         self.consumer.unsubscribe();
         self.topics.clear();
         self.member.away.store(true, Ordering::SeqCst);
@@ -395,8 +475,7 @@ impl Runner {
     fn forget_lanes(&mut self) {
         self.about.clear();
         self.last = None;
-        self.given.clear();
-        self.commit.flying = None;
+        self.commit.unheard += usize::from(self.commit.flying.take().is_some());
         self.starving_since = None;
         self.stopped = false;
     }
@@ -413,17 +492,35 @@ impl Runner {
                     self.given.extend(places);
                 }
                 Happened::Revoked(places) => self.revoked(places),
-                Happened::Committed(answer) => self.committed(answer),
+                Happened::Committed(answer) => self.hear_commit(answer),
             }
         }
-        if self.asked {
+        if self.asked && self.away_since.is_some() {
+            self.take_blindly();
+        } else if self.asked {
             self.take_partitions()?;
         }
         Ok(())
     }
 
+    /// Answers an assignment whose partitions are given back at once.
+    fn take_blindly(&mut self) {
+        let mut places = TopicPartitionList::new();
+        self.blind.clear();
+        for (name, partition) in self.given.drain(..) {
+            places.add_partition(&name, partition);
+            self.assigned.insert((name, partition));
+        }
+        if std::mem::take(&mut self.asked)
+            && let Err(error) = self.consumer.incremental_assign(&places)
+        {
+            tracing::warn!(%error, group = %self.member.group, "taking partitions");
+        }
+    }
+
     fn revoked(&mut self, places: Vec<At>) {
         self.given.retain(|place| !places.contains(place));
+        self.blind.retain(|place| !places.contains(place));
         let lost = self.consumer.assignment_lost();
         let until = Instant::now() + self.member.connection.config.handover;
         let mut hold = lock(&self.member.hold);
@@ -469,7 +566,9 @@ impl Runner {
             }
             ready
         };
+        let began = Instant::now();
         self.commit_now(&ready);
+        self.has_waited(began);
         let mut hold = lock(&self.member.hold);
         for id in ready {
             hold.drop_lane(id, moved);
@@ -477,8 +576,11 @@ impl Runner {
         }
         drop(hold);
         let mut list = TopicPartitionList::new();
-        for (name, partition) in self.wanted.drain(..) {
-            list.add_partition(&name, partition);
+        for place in self.wanted.drain(..) {
+            // What was never taken cannot be let go, and the library would keep all of it.
+            if self.assigned.remove(&place) {
+                list.add_partition(&place.0, place.1);
+            }
         }
         self.return_wanted = false;
         if let Err(error) = self.consumer.incremental_unassign(&list) {
@@ -490,18 +592,20 @@ impl Runner {
     fn take_partitions(&mut self) -> Result<()> {
         let connection = Arc::clone(&self.member.connection);
         let within = connection.config.connect_timeout;
+        let began = Instant::now();
         let mut asked = TopicPartitionList::new();
         for (name, partition) in &self.given {
             asked.add_partition(name, *partition);
         }
         let mut committed = HashMap::new();
         if asked.count() > 0 {
-            let found = match self.consumer.committed_offsets(asked, within) {
+            let found = match self.consumer.committed_offsets(asked, within.min(ONE_ANSWER)) {
                 Ok(found) => found,
                 Err(error) => {
                     // The coordinator is asked again in the next round.
                     tracing::debug!(%error, "asking where the group is");
                     std::thread::sleep(COMMIT_BACKOFF);
+                    self.has_waited(began);
                     return Ok(());
                 }
             };
@@ -523,9 +627,10 @@ impl Runner {
         let begins = connection.offsets(&metas, Asked::Beginning).unwrap_or_default();
         let mut places = TopicPartitionList::new();
         for (name, partition) in std::mem::take(&mut self.given) {
-            // One that vanished meanwhile is taken away again soon.
+            // One that vanished meanwhile is taken away again soon, or is there again.
             let Some(meta) = catalogue.topic(&name).cloned() else {
                 places.add_partition(&name, partition);
+                self.blind.push((name, partition));
                 continue;
             };
             let waits = !meta.topic.as_ref().is_some_and(|topic| known.reads(topic));
@@ -567,13 +672,18 @@ impl Runner {
         }
         // The library looks for the leaders of new topics once a second, unless it knows them already.
         learn(&self.consumer, &places, within);
+        for element in places.elements() {
+            self.assigned.insert((element.topic().to_owned(), element.partition()));
+        }
         if let Err(error) = self.consumer.incremental_assign(&places) {
             tracing::warn!(%error, group = %self.member.group, "taking partitions");
         }
+        self.flow_again(&places);
+        self.has_waited(began);
         if let Some(joined) = self.joined.take() {
             let _ = joined.send(Ok(()));
         }
-        Ok(())
+        if self.unasked { self.subscribe() } else { Ok(()) }
     }
 
     // Events.
@@ -894,6 +1004,14 @@ impl Runner {
         }
     }
 
+    /// An answer came, perhaps to a commit that nobody waits for any more.
+    fn hear_commit(&mut self, answer: rdkafka::error::KafkaResult<()>) {
+        match self.commit.unheard.checked_sub(1) {
+            Some(left) => self.commit.unheard = left,
+            None => self.committed(answer),
+        }
+    }
+
     fn committed(&mut self, answer: rdkafka::error::KafkaResult<()>) {
         let Some(lanes) = self.commit.flying.take() else { return };
         let answer = answer.map_err(|error| from_kafka(&error));
@@ -946,13 +1064,16 @@ impl Runner {
             }
             while let Some(happened) = self.consumer.context().next() {
                 match happened {
-                    Happened::Committed(answer) => self.committed(answer),
+                    Happened::Committed(answer) => self.hear_commit(answer),
                     // It has its turn.
                     other => self.later.push_back(other),
                 }
             }
         }
-        self.commit.flying = None;
+        if self.commit.flying.is_some() {
+            self.commit.unheard += 1;
+            self.committed(Err(KafkaError::ConsumerCommit(Code::RequestTimedOut)));
+        }
     }
 
     /// Commits everything before the member leaves.

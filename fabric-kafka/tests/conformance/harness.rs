@@ -63,7 +63,8 @@ impl KafkaHarness {
         let Self { url, prefix, partitions, .. } = self;
         let joined = if url.contains('?') { '&' } else { '?' };
         format!(
-            "{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms&idle_timeout=25s"
+            "{url}{joined}prefix={prefix}&partitions={partitions}&discovery=200ms&idle_timeout=25s\
+             &request_timeout=4s"
         )
     }
 }
@@ -95,6 +96,8 @@ impl Harness for KafkaHarness {
             .with_quiet(Duration::from_secs(1))
             // Longer than that: a case may gather for as long as it waits for nothing.
             .with_ack_wait(Duration::from_millis(1500))
+            // Longer than it takes a client to give an answer up.
+            .with_outage(Duration::from_secs(5))
             .with_patience(Duration::from_secs(40))
             .with_watchdog(Duration::from_secs(300))
     }
